@@ -1,0 +1,239 @@
+"""The YAML's typed form. Every mistake is told with file, key and the nearest valid neighbour."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Optional, Tuple
+
+import yaml
+
+from palette_ms.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Arguments of `palette_ms.unet.UNet`, by the same names."""
+
+    in_channels: int = 6
+    out_channels: int = 3
+    base_channels: int = 64
+    channel_mults: Tuple[int, ...] = (1, 2, 4, 8)
+    num_res_blocks: int = 2
+    attention_resolutions: Tuple[int, ...] = (16,)
+    num_heads: int = 1
+    num_head_channels: Optional[int] = None
+    dropout: float = 0.0
+    scale_shift: bool = True
+    resblock_updown: bool = True
+    patch_size: int = 1
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Arguments of `make_beta_schedule`, by the same names."""
+
+    name: Literal["linear", "cosine", "quad", "const", "jsd", "warmup10", "warmup50"] = "linear"
+    num_steps: int = 2000
+    start: float = 1e-6
+    end: float = 0.01
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The process: what the network predicts, how it is trained to, and the chain that samples by default."""
+
+    prediction: Literal["eps", "v", "x0"] = "eps"
+    loss: Literal["l2", "l1"] = "l2"
+    noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
+    train_schedule: ScheduleConfig = ScheduleConfig()
+    test_schedule: ScheduleConfig = ScheduleConfig(num_steps=1000, start=1e-4, end=0.09)
+    variance: Literal["posterior", "beta"] = "posterior"
+    clip: bool = True
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task of a model; each training picture draws its task by weight."""
+
+    name: Literal["colorization", "inpainting"] = "inpainting"
+    weight: float = 1.0
+    masks: Tuple[Literal["free_form", "rectangle", "center"], ...] = ("free_form", "rectangle")  # inpainting only
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how a training picture is cut out of one."""
+
+    folder: str = "data/train"
+    image_size: int = 256
+    # A crop's side is drawn between this share of the picture's shorter side (but not below image_size) and the
+    # whole of it, then resized to image_size. 1: always the largest square.
+    min_scale: float = 1.0
+    flip: bool = True
+    workers: int = 4  # threads
+    cache_mb: int = 1024  # decoded pictures kept in memory
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation and what it writes."""
+
+    output: str = "runs/palette"
+    steps: int = 1_000_000
+    batch_size: int = 8
+    accumulation: int = 1  # batches whose gradients make one step
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000
+    max_grad_norm: float = 1.0  # 0: no clipping
+    ema_decay: float = 0.9999
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    seed: int = 0
+    init_from: Optional[str] = None  # a checkpoint whose weights to start from
+    log_every: int = 50
+    sample_every: int = 5000  # 0: never
+    sample_steps: int = 50
+    save_every: int = 5000
+    keep: int = 3  # newest training states kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it: the YAML's sections, as a checkpoint carries them too."""
+
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    tasks: Tuple[TaskConfig, ...] = (TaskConfig(),)
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def to_dict(self):
+        """As nested dicts and lists that YAML and JSON can hold."""
+        return dataclasses.asdict(self)
+
+
+def load_config(path, overrides=()):
+    """Read a YAML file.
+
+    Args:
+        path: the file.
+        overrides: strings `section.key=value`, the value as YAML.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of range.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if raw is not None and not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections ({', '.join(f.name for f in dataclasses.fields(Config))})")
+    raw = raw or {}
+    for override in overrides:
+        _override(raw, override)
+    return config_from_dict(raw, str(path))
+
+
+def config_from_dict(raw, where):
+    """A `Config` from nested dicts; `where` begins every error message."""
+    config = _build(Config, raw, where, "")
+    _check_ranges(config, where)
+    return config
+
+
+def _override(raw, override):
+    key, equals, value = override.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise UserError(f"{override!r} is not of the form section.key=value")
+    for name in names[:-1]:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise UserError(f"{override!r}: {name} has no keys of its own")
+    try:
+        raw[names[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: the value is not YAML") from None
+
+
+def _build(kind, value, where, key):
+    """`value` as YAML gave it, as `kind`: a dataclass, or one of the types its fields are annotated with."""
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where, key)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Union:  # Optional
+        return None if value is None else _build(arguments[0], value, where, key)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{where}: {key} must be a list, not {value!r}")
+        return tuple(_build(arguments[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(arguments)}"
+                            f"{_did_you_mean(value, arguments)}")
+        return value
+    if kind is float and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML 1.1 reads 1e-4, which has no dot, as a string
+        except (TypeError, ValueError):
+            pass
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        article = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+        raise UserError(f"{where}: {key} must be {article}, not {value!r}")
+    return value
+
+
+def _build_dataclass(kind, value, where, key):
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {key} must be a section with keys, not {value!r}")
+    types = typing.get_type_hints(kind)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in types:
+            raise UserError(f"{where}: unknown key {prefix}{name}{_did_you_mean(name, types)}")
+    return kind(**{name: _build(types[name], item, where, prefix + name) for name, item in value.items()})
+
+
+def _did_you_mean(word, choices):
+    near = difflib.get_close_matches(str(word), list(choices), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(choices)}"
+
+
+def _check_ranges(config, where):
+    """What types cannot say."""
+    positive = {
+        "model": ("in_channels", "out_channels", "base_channels", "num_res_blocks", "num_heads", "patch_size"),
+        "data": ("image_size", "workers"),
+        "training": ("steps", "batch_size", "accumulation", "learning_rate", "log_every", "sample_steps", "save_every",
+                     "keep"),
+    }
+    for section, names in positive.items():
+        for name in names:
+            if getattr(getattr(config, section), name) <= 0:
+                raise UserError(f"{where}: {section}.{name} must be above 0")
+    for section, name in (("model", "dropout"), ("training", "ema_decay")):
+        if not 0 <= getattr(getattr(config, section), name) < 1:
+            raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
+    if not 0 < config.data.min_scale <= 1:
+        raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
+    if not config.model.channel_mults or min(config.model.channel_mults) < 1:
+        raise UserError(f"{where}: model.channel_mults needs at least one whole number above 0")
+    for name in ("train_schedule", "test_schedule"):
+        schedule = getattr(config.diffusion, name)
+        if schedule.num_steps < 1 or not 0 < schedule.start <= schedule.end < 1:
+            raise UserError(f"{where}: diffusion.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
+    if not config.tasks or min(task.weight for task in config.tasks) <= 0:
+        raise UserError(f"{where}: tasks needs at least one task, each with a weight above 0")
+    if any(not task.masks for task in config.tasks):
+        raise UserError(f"{where}: a task's masks must name at least one kind of mask")
+    multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
+    if config.data.image_size % multiple:
+        raise UserError(f"{where}: data.image_size {config.data.image_size} must be a multiple of {multiple} "
+                        "(model.patch_size times 2 for each level after the first)")

@@ -1,0 +1,1 @@
+"""Pictures: files and folders in, batches out."""

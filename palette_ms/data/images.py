@@ -1,0 +1,119 @@
+"""Picture files and arrays of any kind → RGB, and back."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from palette_ms.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
+
+
+def load_image(source):
+    """Any picture as uint8 RGB (H, W, 3).
+
+    The EXIF rotation is applied; 16-bit values are scaled to 8; gray is repeated; alpha is laid over white; of an
+    animation the first frame is taken.
+
+    Args:
+        source: a path, a PIL image, or an array, uint8 (H, W), (H, W, 3) or (H, W, 4).
+
+    Raises:
+        UserError: no such file, not a readable picture (truncated, empty, of an unknown format), or an array of
+            another type or shape.
+    """
+    if isinstance(source, np.ndarray):
+        return np.asarray(_to_rgb(_from_array(source)))
+    if isinstance(source, Image.Image):
+        return np.asarray(_to_rgb(source))
+    try:
+        with Image.open(source) as image:
+            return np.asarray(_to_rgb(image))
+    except FileNotFoundError:
+        raise UserError(f"no such picture: {source}") from None
+    except IsADirectoryError:
+        raise UserError(f"{source} is a folder, not a picture") from None
+    # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
+    except Exception as error:
+        raise UserError(f"cannot read picture {source}: {' '.join(str(error).split())}") from None
+
+
+def _from_array(array):
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UserError(f"a picture as an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), "
+                        f"not {array.dtype} {array.shape}")
+    return Image.fromarray(array)
+
+
+def _to_rgb(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise UserError("floating-point values without a known range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion cuts 16-bit values off at 255. "I" may hold 8-bit values in wider integers.
+        values = np.asarray(image).astype(np.float64)
+        if image.mode.startswith("I;16") or values.max(initial=0) > 255:
+            values = values / 257
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def to_float(image):
+    """uint8 (H, W, 3) → float32 (3, H, W) in [−1, 1]."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / 127.5 - 1
+
+
+def to_uint8(y):
+    """float (3, H, W) in about [−1, 1] → uint8 (H, W, 3), rounded and clipped."""
+    return ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
+def list_images(folder):
+    """All picture files below a folder (by suffix), sorted by name.
+
+    Raises:
+        UserError: no such folder, or none in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise UserError(f"no pictures in {folder} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
+    return files
+
+
+def grid(rows, gap=2):
+    """Pictures side by side.
+
+    Args:
+        rows: list of lists of uint8 (H, W, 3) arrays of one size; a None leaves its place white.
+        gap: white pixels between.
+
+    Returns: PIL image.
+    """
+    height, width = next(cell for row in rows for cell in row if cell is not None).shape[:2]
+    columns = max(map(len, rows))
+    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, cell in enumerate(row):
+            if cell is not None:
+                top, left = i * (height + gap), j * (width + gap)
+                sheet[top:top + height, left:left + width] = cell
+    return Image.fromarray(sheet)
+
+
+def save_atomically(image, path):
+    """Write a PIL image as PNG to a temporary name, then rename it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        image.save(temporary, "PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

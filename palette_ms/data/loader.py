@@ -1,0 +1,165 @@
+"""A folder of pictures → training batches, each a pure function of the seed and the batch's number."""
+
+import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from palette_ms.data.images import list_images, load_image, to_float
+from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
+from palette_ms.errors import UserError
+from palette_ms.tasks import create_task
+
+
+class Batch(NamedTuple):
+    """The inputs of `DiffusionLoss`, in its order, as float32 arrays."""
+
+    y_0: np.ndarray  # (N, 3, H, W)
+    cond: np.ndarray  # (N, 3, H, W)
+    noise: np.ndarray  # (N, 3, H, W)
+    gamma: np.ndarray  # (N,)
+    mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
+
+
+class Pictures:
+    """The pictures of a folder, decoded as they are asked for and kept while the cache has room.
+
+    An unreadable file is left out from then on, with one warning that counts them at `report`.
+    """
+
+    def __init__(self, folder, cache_mb):
+        self.files = list_images(folder)
+        self.unreadable = {}
+        self._cache = {}
+        self._room = cache_mb * 2**20
+        self._lock = Lock()
+        self._warned = 0
+
+    def __len__(self):
+        return len(self.files)
+
+    def read(self, index):
+        """uint8 (H, W, 3), of the next readable file where this one is not. Raises UserError if none is."""
+        for offset in range(len(self.files)):
+            i = (index + offset) % len(self.files)
+            if i in self._cache:
+                return self._cache[i]
+            if i in self.unreadable:
+                continue
+            try:
+                picture = load_image(self.files[i])
+            except UserError as error:
+                self.unreadable[i] = str(error)
+                continue
+            with self._lock:
+                if i not in self._cache and picture.nbytes <= self._room:
+                    self._room -= picture.nbytes
+                    self._cache[i] = picture
+            return picture
+        raise UserError(f"none of the {len(self.files)} pictures can be read; the first: {self.unreadable[0]}")
+
+    def report(self):
+        """Warn of the unreadable files found since the last report."""
+        count = len(self.unreadable)
+        if count > self._warned:
+            self._warned = count
+            first = next(iter(self.unreadable.values()))
+            warnings.warn(f"{count} of {len(self.files)} pictures cannot be read and are left out; "
+                          f"the first: {first}", stacklevel=2)
+
+
+def crop(picture, size, min_scale, flip, rng):
+    """A random square of a picture, resized to (size, size).
+
+    Args:
+        picture: uint8 (H, W, 3).
+        size: pixels.
+        min_scale: the square's side is drawn from here to 1, as a share of the shorter side, not below `size`.
+        flip: mirror every other one.
+        rng: numpy.random.Generator.
+
+    Returns: float32 (3, size, size) in [−1, 1].
+    """
+    height, width = picture.shape[:2]
+    shorter = min(height, width)
+    smallest = min(shorter, max(size, round(min_scale * shorter)))
+    side = int(rng.integers(smallest, shorter + 1))
+    top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+    square = picture[top:top + side, left:left + side]
+    if side != size:
+        square = np.asarray(Image.fromarray(square).resize((size, size), Image.LANCZOS))
+    if flip and rng.random() < 0.5:
+        square = square[:, ::-1]
+    return to_float(square)
+
+
+class TrainingBatches:
+    """Batches by number: what batch i holds depends on the config, the folder and i alone.
+
+    Pictures come in a new random order every epoch. Iterating prefetches with threads; the order is the same for
+    any number of them.
+
+    Args:
+        config: `Config`.
+
+    Raises:
+        UserError: no such folder, no pictures in it, or none readable.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.pictures = Pictures(config.data.folder, config.data.cache_mb)
+        self.tasks = [create_task(task) for task in config.tasks]
+        weights = np.array([task.weight for task in config.tasks])
+        self.task_probabilities = weights / weights.sum()
+        schedule = config.diffusion.train_schedule
+        self.betas = None
+        if config.diffusion.noise_levels == "schedule":
+            self.betas = make_beta_schedule(schedule.name, schedule.num_steps, schedule.start, schedule.end)
+
+    def batch(self, number):
+        """The batch of this number, from 0."""
+        size = self.config.training.batch_size
+        rng = np.random.default_rng([self.config.training.seed, 1, number])
+        samples = [self.sample(number * size + i) for i in range(size)]
+        y_0, cond, mask = (np.stack(arrays) for arrays in zip(*samples))
+        noise = rng.standard_normal(y_0.shape, np.float32)
+        return Batch(y_0, cond, noise, draw_gammas(rng, size, self.betas), mask)
+
+    def sample(self, number):
+        """(y_0, cond, mask) of the training picture of this number, counted over all epochs."""
+        data, seed = self.config.data, self.config.training.seed
+        rng = np.random.default_rng([seed, 2, number])
+        epoch, position = divmod(number, len(self.pictures))
+        index = self._order(epoch)[position]
+        y_0 = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
+        cond, mask = self.tasks[rng.choice(len(self.tasks), p=self.task_probabilities)](y_0, rng)
+        return y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
+
+    def _order(self, epoch):
+        cached = getattr(self, "_last_order", (None, None))
+        if cached[0] != epoch:
+            rng = np.random.default_rng([self.config.training.seed, 3, epoch])
+            cached = self._last_order = (epoch, rng.permutation(len(self.pictures)))
+        return cached[1]
+
+    def iterate(self, first):
+        """Batches from number `first` on, without end."""
+        workers = self.config.data.workers
+        with ThreadPoolExecutor(workers) as pool:
+            pending = deque(pool.submit(self.batch, first + i) for i in range(workers + 1))
+            number = first + len(pending)
+            try:
+                while True:
+                    batch = pending.popleft().result()
+                    pending.append(pool.submit(self.batch, number))
+                    number += 1
+                    self.pictures.report()
+                    yield batch
+            finally:
+                for future in pending:
+                    future.cancel()

@@ -1,0 +1,49 @@
+"""Algorithm 1: the training loss of the denoiser."""
+
+from mindspore import nn, ops
+
+from palette_ms.diffusion import prediction as predictions
+
+
+class DiffusionLoss(nn.Cell):
+    """E ‖f(x, √γ y₀ + √(1−γ) ε, γ) − target‖ᵖ (Palette, eq. 3 and Algorithm 1), a pure function of its inputs.
+
+    Args:
+        unet: called as unet(source ‖ noisy (N, 6, H, W), gamma (N,)) → (N, 3, H, W).
+        loss: "l2" (the paper's choice for diversity) or "l1".
+        prediction: the target: "eps" (the paper's), "v" or "x0".
+
+    Inputs:
+        y_0 (N, 3, H, W): clean pictures in [−1, 1].
+        cond (N, 3, H, W): their sources.
+        noise (N, 3, H, W): ε, standard normal.
+        gamma (N,): noise levels.
+        mask (N, 1, H, W) or None: 1 in the hole. Outside it the network sees y_0 itself and nothing is counted;
+            the mean is still over all elements, so that a batch's weight does not depend on how it was split.
+
+    Output: the loss, a float32 scalar.
+
+    Raises:
+        ValueError: an unknown loss or prediction.
+    """
+
+    def __init__(self, unet, loss="l2", prediction="eps"):
+        super().__init__()
+        if loss not in ("l1", "l2"):
+            raise ValueError(f"unknown loss {loss!r}: l1, l2")
+        predictions.check(prediction)
+        self.unet = unet
+        self.squared = loss == "l2"
+        self.prediction = prediction
+
+    def construct(self, y_0, cond, noise, gamma, mask=None):
+        level = gamma.reshape((-1, 1, 1, 1))
+        signal_rate, noise_rate = ops.sqrt(level), ops.sqrt(1 - level)
+        y_t = signal_rate * y_0 + noise_rate * noise
+        if mask is not None:
+            y_t = mask * y_t + (1 - mask) * y_0
+        output = self.unet(ops.concat((cond, y_t), 1), gamma)
+        error = output - predictions.target(self.prediction, y_0, noise, signal_rate, noise_rate)
+        if mask is not None:
+            error = error * mask
+        return ops.mean(error * error if self.squared else ops.abs(error))

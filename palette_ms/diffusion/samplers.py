@@ -1,0 +1,136 @@
+"""Algorithm 2: from noise to a picture, step by step, conditioned on the source.
+
+A sampler knows a denoiser, called as unet(source ‖ y_t, γ), and the β of its steps; nothing else.
+"""
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from palette_ms.diffusion import prediction as predictions
+
+# Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain
+# a block of steps at a time. The block bounds the memory, and progress is reported between blocks.
+_NOISE_BLOCK_BYTES = 64 * 2**20
+_REPORTS = 20
+
+
+class NoiseStream:
+    """Standard normal noise that a seed decides: picture k of a batch has a stream of its own, whatever the batch.
+
+    Args:
+        seed: a whole number ≥ 0.
+        shape: (N, C, H, W).
+    """
+
+    def __init__(self, seed, shape):
+        self.rngs = [np.random.default_rng([seed, k]) for k in range(shape[0])]
+        self.shape = tuple(shape[1:])
+
+    def draw(self):
+        """The next noise, float32 (N, C, H, W)."""
+        return np.stack([rng.standard_normal(self.shape, np.float32) for rng in self.rngs])
+
+
+class DDPMSampler(nn.Cell):
+    """The ancestral chain (Ho et al. 2020, Algorithm 2; Palette, Algorithm 2), compiled as one loop.
+
+    Each step predicts ŷ₀ and draws y_{t−1} from q(y_{t−1} | y_t, ŷ₀) (Ho et al. 2020, eqs. 6 and 7). Without
+    clipping that mean is, for ε-prediction, (y_t − (1−α_t)/√(1−γ_t) ε̂)/√α_t, the line of Palette's Algorithm 2.
+
+    Args:
+        unet: the denoiser.
+        betas: (T,), of the chain to run; respaced schedules have their own.
+        variance: "posterior", (1−γ_{t−1})/(1−γ_t) β_t, or "beta", β_t, which is Palette's Algorithm 2.
+        clip: keep ŷ₀ in [−1, 1].
+        prediction: what the network says: "eps", "v" or "x0".
+
+    Raises:
+        ValueError: an unknown variance or prediction.
+    """
+
+    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps"):
+        super().__init__()
+        predictions.check(prediction)
+        betas = np.asarray(betas, np.float64)
+        gammas = np.cumprod(1 - betas)
+        previous = np.append(1.0, gammas[:-1])
+        if variance == "posterior":
+            variances = betas * (1 - previous) / (1 - gammas)
+        elif variance == "beta":
+            variances = betas.copy()
+        else:
+            raise ValueError(f"unknown variance {variance!r}: posterior, beta")
+        variances[0] = 0  # the last step adds no noise
+        a, b = predictions.y_0_coefficients(prediction, gammas)
+        self.unet = unet
+        self.num_steps = len(betas)
+        self.clip = clip
+        table = np.stack([
+            gammas, a, b,
+            betas * np.sqrt(previous) / (1 - gammas),
+            (1 - previous) * np.sqrt(1 - betas) / (1 - gammas),
+            np.sqrt(variances),
+        ], 1)
+        self.table = Tensor(table.astype(np.float32))
+
+    def step(self, y_t, cond, t, noise):
+        """One step of the chain, a pure function.
+
+        Args:
+            y_t, cond, noise: (N, 3, H, W).
+            t: the step, from T − 1 (noisiest) down to 0; a number or an int32 scalar tensor.
+
+        Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
+        """
+        row = self.table[t]
+        output = self.unet(ops.concat((cond, y_t), 1), ops.broadcast_to(row[0], (y_t.shape[0],)))
+        y_0 = row[1] * y_t + row[2] * output
+        if self.clip:
+            y_0 = ops.clamp(y_0, -1, 1)
+        return row[3] * y_0 + row[4] * y_t + row[5] * noise
+
+    def construct(self, y_t, cond, mask, y_0, noise, t, count):
+        """`count` steps from step t down, with noise[i] added at the i-th and the known pixels put back after it."""
+        i = ops.zeros_like(t)
+        while i < count:
+            y_t = self.step(y_t, cond, t - i, noise[i])
+            y_t = mask * y_t + (1 - mask) * y_0
+            i = i + 1
+        return y_t
+
+    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None):
+        """The whole chain.
+
+        Args:
+            cond: source (N, 3, H, W).
+            y_T: the noise it starts from (N, 3, H, W).
+            seed: decides the noise of the steps.
+            mask: (N, 1, H, W), 1 where pixels are to be made, or None: everywhere.
+            y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every step.
+            progress: called with the number of steps done since the last call.
+
+        Returns: Tensor y_0 (N, 3, H, W), in about [−1, 1].
+
+        Raises:
+            ValueError: a mask without y_0.
+        """
+        if mask is not None and y_0 is None:
+            raise ValueError("with a mask, y_0 must give the known pixels")
+        stream = NoiseStream(seed, y_T.shape)
+        cond, y_t = Tensor(cond), Tensor(y_T)
+        mask = ops.ones((1, 1, 1, 1), y_t.dtype) if mask is None else Tensor(mask)
+        y_0 = ops.zeros((1, 1, 1, 1), y_t.dtype) if y_0 is None else Tensor(y_0)
+        block = min(max(1, _NOISE_BLOCK_BYTES // (4 * y_t.size)), -(-self.num_steps // _REPORTS))
+        for done in range(0, self.num_steps, block):
+            count = min(block, self.num_steps - done)
+            noise = np.zeros((block, *y_t.shape), np.float32)
+            for i in range(count):
+                noise[i] = stream.draw()
+            t = self.num_steps - 1 - done
+            y_t = super().__call__(y_t, cond, mask, y_0, Tensor(noise), Tensor(t, mstype.int32),
+                                   Tensor(count, mstype.int32))
+            if progress:
+                y_t.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
+                progress(count)
+        return y_t

@@ -1,0 +1,96 @@
+"""Noise schedules and the distribution of noise levels in training, in float64 NumPy.
+
+β_t is the variance added at step t, α_t = 1 − β_t, γ_t = ∏ α_s the share of the picture's variance that is left
+(Ho et al. 2020 call it ᾱ_t, Palette γ_t). Index 0 is the least noisy step.
+"""
+
+import numpy as np
+
+
+def _warmup(num_steps, start, end, fraction):
+    betas = np.full(num_steps, end)
+    warm = int(num_steps * fraction)
+    betas[:warm] = np.linspace(start, end, warm)
+    return betas
+
+
+def _cosine(num_steps):
+    # Nichol & Dhariwal 2021 (arXiv 2102.09672), eq. 17.
+    s = 8e-3
+    gammas = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
+    return np.minimum(1 - gammas[1:] / gammas[:-1], 0.999)
+
+
+SCHEDULES = {
+    "linear": lambda n, start, end: np.linspace(start, end, n),
+    "quad": lambda n, start, end: np.linspace(start**0.5, end**0.5, n) ** 2,
+    "const": lambda n, start, end: np.full(n, end),
+    "jsd": lambda n, start, end: 1 / np.linspace(n, 1, n),  # Sohl-Dickstein et al. 2015, appendix B
+    "warmup10": lambda n, start, end: _warmup(n, start, end, 0.1),
+    "warmup50": lambda n, start, end: _warmup(n, start, end, 0.5),
+    "cosine": lambda n, start, end: _cosine(n),
+}
+
+
+def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
+    """β of every step.
+
+    Args:
+        name: one of `SCHEDULES`.
+        num_steps: T.
+        start, end: β of the first and the last step; cosine and jsd use neither, const only the end.
+
+    Returns: float64 (num_steps,), in (0, 1]; jsd ends at 1.
+
+    Raises:
+        ValueError: an unknown name or fewer than one step.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown noise schedule {name!r}: {', '.join(SCHEDULES)}")
+    if num_steps < 1:
+        raise ValueError(f"a noise schedule needs at least one step, not {num_steps}")
+    return np.asarray(SCHEDULES[name](num_steps, start, end), np.float64)
+
+
+def respace(betas, num_steps):
+    """β of the chain that visits only `num_steps` of the steps, evenly spaced from the first to the last.
+
+    γ at the steps kept is that of the original chain (Nichol & Dhariwal 2021, eq. 19).
+
+    Args:
+        betas: (T,).
+        num_steps: K, from 1 to T. With one step it is the last, noisiest one.
+
+    Returns: float64 (K,).
+
+    Raises:
+        ValueError: K is not in 1 … T.
+    """
+    betas = np.asarray(betas, np.float64)
+    if not 1 <= num_steps <= len(betas):
+        raise ValueError(f"the chain has {len(betas)} steps and cannot be respaced to {num_steps}")
+    kept = np.linspace(len(betas) - 1, 0, num_steps).round().astype(int)[::-1]
+    gammas = np.cumprod(1 - betas)[kept]
+    return 1 - gammas / np.append(1.0, gammas[:-1])
+
+
+def draw_gammas(rng, count, betas=None):
+    """Noise levels to train at, independent draws.
+
+    With `betas` as Palette does (section 2.2, p(γ)): t uniform over 1 … T, then γ uniform between γ_t and γ_{t−1}
+    (γ_0 = 1). Without, γ = cos²(πu/2) for u uniform over (0, 1), the continuous cosine schedule, which trains
+    more at high noise.
+
+    Args:
+        rng: numpy.random.Generator.
+        count: N.
+        betas: (T,) or None.
+
+    Returns: float32 (N,), in [0, 1].
+    """
+    u = rng.random(count)
+    if betas is None:
+        return (np.cos(np.pi * u / 2) ** 2).astype(np.float32)
+    gammas = np.append(1.0, np.cumprod(1 - np.asarray(betas, np.float64)))
+    t = rng.integers(1, len(gammas), count)
+    return (gammas[t] + u * (gammas[t - 1] - gammas[t])).astype(np.float32)

@@ -1,0 +1,63 @@
+"""The one place that knows the machine: environment, device, mode, seeds."""
+
+import os
+
+# oneDNN in MindSpore 2.9 and 2.10 sends 3×3 convolutions on AVX-512 processors to its reference kernel, which was
+# measured 100 times slower than the AVX2 one. It reads this when MindSpore is first imported, so palette_ms sets it
+# first of all. Only CPU kernels read it. A value that the user set wins.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# Errors only: MindSpore's warnings about missing accelerators fill pages on a machine that has none.
+os.environ.setdefault("GLOG_v", "3")
+
+import sys  # noqa: E402
+
+from palette_ms.errors import UserError  # noqa: E402
+
+DEVICES = ("Ascend", "GPU", "CPU")
+
+
+def device():
+    """The device MindSpore computes on: "Ascend", "GPU" or "CPU"."""
+    import mindspore as ms
+
+    return ms.get_context("device_target")
+
+
+def _available(name):
+    import mindspore as ms
+
+    return ms.hal.is_available(name) and ms.hal.device_count(name) > 0
+
+
+def setup(wanted="auto", seed=None):
+    """Choose the device, switch to graph mode and say in one line on stderr which device it is and why.
+
+    Args:
+        wanted: "auto" (Ascend, then GPU, then CPU), or one of `DEVICES` in any case.
+        seed: seeds MindSpore's own generators (weights' initial values, dropout) where given.
+
+    Returns: the device's name.
+
+    Raises:
+        UserError: the wanted device is unknown or not there.
+    """
+    import mindspore as ms
+
+    names = {name.lower(): name for name in DEVICES}
+    if wanted.lower() == "auto":
+        name = next(name for name in DEVICES if name == "CPU" or _available(name))
+        missing = DEVICES[: DEVICES.index(name)]
+        why = f"auto: no {' or '.join(missing)} found by MindSpore {ms.__version__}" if missing else "auto: found"
+    elif wanted.lower() not in names:
+        raise UserError(f"unknown device {wanted!r}: auto, {', '.join(DEVICES)}")
+    else:
+        name, why = names[wanted.lower()], "as asked"
+        if name != "CPU" and not _available(name):
+            raise UserError(f"device {name} was asked for, but MindSpore {ms.__version__} finds none here "
+                            "(driver and toolkit installed? card visible?); --device auto takes what there is")
+    ms.set_device(name)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    if seed is not None:
+        ms.set_seed(seed)
+    print(f"device: {name} ({why})", file=sys.stderr)
+    return name

@@ -1,0 +1,26 @@
+"""python -m palette_ms.train: train a model on a folder of pictures."""
+
+import argparse
+
+from palette_ms import errors, runtime
+from palette_ms.config import load_config
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m palette_ms.train", description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value",
+                        help="replaces a value of the config, such as data.folder=photos training.steps=20000")
+    parser.add_argument("--resume", metavar="auto|PATH",
+                        help="go on from the newest training state in training.output, or from this one")
+    parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    args = parser.parse_intermixed_args()
+    config = load_config(args.config, args.overrides)
+    runtime.setup(args.device, seed=config.training.seed)
+    from palette_ms.training.loop import train
+
+    print(train(config, args.resume))
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,132 @@
+"""One compiled training step: forward, backward, clipping, Adam, EMA."""
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+
+# Loss scale in float16: doubled after so many good steps, halved after a step that overflowed.
+_FIRST_SCALE = 2.0**16
+_MAX_SCALE = 2.0**24
+_GROWTH_INTERVAL = 2000
+
+
+class WarmUp(LearningRateSchedule):
+    """Learning rate that rises linearly from 1/steps of `learning_rate` in the first step, then stays."""
+
+    def __init__(self, learning_rate, steps):
+        super().__init__()
+        self.learning_rate = learning_rate
+        self.steps = max(1, steps)
+
+    def construct(self, global_step):
+        done = ops.cast(global_step, mstype.float32) + 1
+        return self.learning_rate * ops.minimum(done / self.steps, Tensor(1.0, mstype.float32))
+
+
+class TrainStep(nn.TrainOneStepCell):
+    """Forward, backward, clipping by global norm, Adam and the moving average of the weights, in one graph.
+
+    Args:
+        loss: a cell whose output is the scalar loss, such as `DiffusionLoss`.
+        optimizer: over the weights of the denoiser.
+        ema_weights: Parameters in the order of the optimizer's: their moving average, updated in place with
+            decay min(ema_decay, (1 + t)/(10 + t)) at step t, so that the first values do not linger.
+        ema_decay: in [0, 1).
+        max_grad_norm: gradients are scaled down to this global L2 norm; 0: never.
+        accumulation: calls of the cell that make one step; the gradients are averaged.
+        loss_scaling: multiply the loss by a scale that halves on overflow and doubles after 2000 good steps.
+
+    Inputs: those of `loss`.
+    Output: (loss, gradient norm before clipping, whether the gradients were finite), scalars. The norm is that of
+    the accumulated gradients, of what has been gathered so far where the call does not complete a step. Gradients
+    that are not finite are dropped: neither weights nor average nor step count change.
+    """
+
+    def __init__(self, loss, optimizer, ema_weights, ema_decay=0.9999, max_grad_norm=1.0, accumulation=1,
+                 loss_scaling=False):
+        super().__init__(loss, optimizer)
+        self.ema_weights = ParameterTuple(ema_weights)
+        self.ema_decay = ema_decay
+        self.max_grad_norm = max_grad_norm
+        self.accumulation = accumulation
+        self.loss_scaling = loss_scaling
+        self.loss_scale = Parameter(Tensor(_FIRST_SCALE if loss_scaling else 1.0, mstype.float32), name="loss_scale")
+        self.good_steps = Parameter(Tensor(0, mstype.int32), name="good_steps")
+        self.updates = Parameter(Tensor(0, mstype.int32), name="updates")
+        self.calls = Parameter(Tensor(0, mstype.int32), name="calls")
+        self.gathered = self.weights.clone("gathered", init="zeros") if accumulation > 1 else ()
+        self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
+        self.map = ops.HyperMap()
+
+    def scaled_loss(self, *inputs):
+        return self.network(*inputs) * (self.loss_scale / self.accumulation)
+
+    def construct(self, *inputs):
+        loss, grads = self.value_and_grad(*inputs)
+        scale = self.loss_scale.value()
+        loss = loss * (self.accumulation / scale)
+        grads = self.grad_reducer(grads)
+        if self.accumulation == 1:
+            norm, finite = self.step(grads, scale)
+            return loss, norm, finite
+        grads = self.map(_add, self.gathered, grads)
+        calls = (self.calls + 1) % self.accumulation
+        loss = ops.depend(loss, ops.assign(self.calls, calls))
+        norm, finite = ops.zeros((), mstype.float32), ops.ones((), mstype.bool_)
+        if calls == 0:
+            norm, finite = self.step(grads, scale)
+            loss = ops.depend(loss, self.map(_zero, self.gathered))
+        else:
+            loss = ops.depend(loss, self.map(ops.assign, self.gathered, grads))
+        return loss, norm, finite
+
+    def step(self, grads, scale):
+        # One norm serves clipping and the check for overflow: it is finite just where all gradients are.
+        norm = ops.sqrt(ops.addn(self.map(_sum_of_squares, grads))) / scale
+        finite = ops.isfinite(norm)
+        if finite:
+            factor = 1 / scale
+            if self.max_grad_norm > 0:
+                factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), ops.ones_like(norm))
+            done = self.optimizer(self.map(ops.partial(_times, factor), grads))
+            done = ops.depend(self.update_ema(), done)
+            norm = ops.depend(norm, done)
+        if self.loss_scaling:
+            norm = ops.depend(norm, self.update_scale(finite, scale))
+        return norm, finite
+
+    def update_ema(self):
+        updates = ops.cast(ops.assign_add(self.updates, 1), mstype.float32)
+        decay = ops.minimum(updates / (9 + updates), Tensor(self.ema_decay, mstype.float32))
+        return self.map(ops.partial(_average, decay), self.ema_weights, self.weights)
+
+    def update_scale(self, finite, scale):
+        good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
+        grown = good >= _GROWTH_INTERVAL
+        bigger = ops.minimum(scale * 2, Tensor(_MAX_SCALE, mstype.float32))
+        smaller = ops.maximum(scale / 2, Tensor(1.0, mstype.float32))
+        new_scale = ops.select(finite, ops.select(grown, bigger, scale), smaller)
+        done = ops.assign(self.loss_scale, new_scale)
+        return ops.depend(done, ops.assign(self.good_steps, ops.select(grown, ops.zeros_like(good), good)))
+
+
+def _add(total, grad):
+    return total + grad
+
+
+def _zero(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+def _sum_of_squares(grad):
+    grad = ops.cast(grad, mstype.float32)
+    return ops.sum(grad * grad)
+
+
+def _times(factor, grad):
+    return grad * factor
+
+
+def _average(decay, average, weight):
+    return ops.assign(average, decay * average + (1 - decay) * weight)
