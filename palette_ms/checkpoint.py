@@ -48,8 +48,8 @@ def save_checkpoint(path, config, step, pictures, weights=None, ema=None, optimi
         weights, ema, optimizer: dicts of arrays by name, or None.
     """
     groups = {"weights": weights, "ema": ema, "optimizer": optimizer}
-    # ascontiguousarray: safetensors writes the buffer as it lies in memory
-    tensors = {f"{group}.{name}": np.ascontiguousarray(value)
+    # order="C": safetensors writes the buffer as it lies in memory
+    tensors = {f"{group}.{name}": np.asarray(value, order="C")
                for group, values in groups.items() for name, value in (values or {}).items()}
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "step": str(step), "pictures": str(pictures)}
     path = Path(path)
@@ -109,7 +109,8 @@ class Checkpoint:
         """Set the U-Net's parameters from a group of tensors; all must be there, with the right shapes."""
         arrays = self.tensors(group)
         parameters = dict(unet.parameters_and_names())
-        for problem, names in (("lacks", parameters.keys() - arrays.keys()), ("has besides", arrays.keys() - parameters.keys())):
+        missing, extra = parameters.keys() - arrays.keys(), arrays.keys() - parameters.keys()
+        for problem, names in (("lacks", missing), ("has besides", extra)):
             if names:
                 raise UserError(f"{self.path} does not fit its network: it {problem} {len(names)} tensors "
                                 f"({', '.join(sorted(names)[:3])} …)")

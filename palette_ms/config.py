@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -180,10 +181,8 @@ def _build(kind, value, where, key):
                             f"{_did_you_mean(value, arguments)}")
         return value
     if kind is float and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(TypeError, ValueError):
             value = float(value)  # YAML 1.1 reads 1e-4, which has no dot, as a string
-        except (TypeError, ValueError):
-            pass
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         article = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
         raise UserError(f"{where}: {key} must be {article}, not {value!r}")

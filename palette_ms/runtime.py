@@ -3,8 +3,8 @@
 import os
 
 # oneDNN in MindSpore 2.9 and 2.10 sends 3×3 convolutions on AVX-512 processors to its reference kernel, which was
-# measured 100 times slower than the AVX2 one. It reads this when MindSpore is first imported, so palette_ms sets it
-# first of all. Only CPU kernels read it. A value that the user set wins.
+# measured 100 times slower than the AVX2 one. It reads this at its first convolution, and only CPU kernels do. A value
+# that the user set wins.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # Errors only: MindSpore's warnings about missing accelerators fill pages on a machine that has none.
 os.environ.setdefault("GLOG_v", "3")

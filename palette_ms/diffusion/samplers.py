@@ -53,7 +53,8 @@ class DDPMSampler(nn.Cell):
         super().__init__()
         predictions.check(prediction)
         betas = np.asarray(betas, np.float64)
-        gammas = np.cumprod(1 - betas)
+        # Floored: ε-prediction divides by √γ, and γ_T is 1e-20 in the paper's chain and 0 in jsd.
+        gammas = np.maximum(np.cumprod(1 - betas), 1e-20)
         previous = np.append(1.0, gammas[:-1])
         if variance == "posterior":
             variances = betas * (1 - previous) / (1 - gammas)

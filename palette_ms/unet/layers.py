@@ -56,7 +56,9 @@ class GroupNorm(nn.Cell):
     that they cost nothing per pixel.
 
     Args:
-        channels: C. The groups are 32 where 32 divides C, else the greatest common divisor of both.
+        channels: C. The groups are 32 where 32 divides C, else the greatest common divisor of both. Up to 32
+            channels that can mean groups of one, from which the norm takes away whatever a time embedding adds:
+            such networks need scale-shift conditioning.
         eps: added to the variance.
 
     Inputs: x (N, C, H, W); scale and shift (N, C) or None: y = norm(x) · (1 + scale) + shift. Output: as x.

@@ -114,7 +114,7 @@ class UNet(nn.Cell):
 
     def construct(self, x, gamma):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2]} and {x.shape[3]}")
+            raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
         emb = self.time_embedding(gamma)
         h = self.conv_in(self.to_patches(x))
         skips = (h,)

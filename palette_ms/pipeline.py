@@ -1,0 +1,145 @@
+"""Palette: a checkpoint, ready to restore pictures."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from palette_ms import runtime
+from palette_ms.checkpoint import Checkpoint
+from palette_ms.data.images import load_image, to_float, to_uint8
+from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
+from palette_ms.diffusion.schedule import make_beta_schedule, respace
+from palette_ms.errors import UserError
+from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.inpainting import fill_hole
+from palette_ms.tasks.masks import MASKS
+
+MODELS = Path(__file__).parent / "models"
+SAMPLERS = {"ddpm": DDPMSampler}
+
+
+class Palette:
+    """A denoiser with its config. `Palette.load` makes one from a file.
+
+    Attributes:
+        unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W).
+        config: what it was built and trained with, a `palette_ms.config.Config`.
+        pictures: how many training pictures it has seen.
+    """
+
+    def __init__(self, unet, config, pictures):
+        self.unet = unet
+        self.config = config
+        self.pictures = pictures
+        self._samplers = {}
+
+    @classmethod
+    def load(cls, path, device="auto"):
+        """Load a checkpoint; the averaged weights are used where it has them.
+
+        Args:
+            path: a file, or the name of a model that ships with the package: "quickstart".
+            device: "auto", "Ascend", "GPU" or "CPU".
+
+        Raises:
+            UserError: no such file, a damaged one or one of another program, or no such device.
+        """
+        shipped = MODELS / f"{path}.safetensors"
+        checkpoint = Checkpoint(shipped if shipped.is_file() and not Path(path).exists() else path)
+        runtime.setup(device)
+        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures)
+
+    @property
+    def tasks(self):
+        """Names of the tasks that the model was trained for."""
+        return tuple(dict.fromkeys(task.name for task in self.config.tasks))
+
+    def restore(self, image, task="colorization", mask=None, sampler="ddpm", steps=None, num_samples=1, seed=0,
+                progress=None):
+        """Restore a picture of any size.
+
+        The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
+        out comes back unchanged.
+
+        Args:
+            image: path, PIL image or uint8 array (H, W), (H, W, 3) or (H, W, 4).
+            task: one of `tasks`.
+            mask: for inpainting: path, PIL image or array of the picture's size, white (above half) where pixels
+                are to be made, or the name of a kind of mask ("center", "rectangle", "free_form").
+            sampler: "ddpm".
+            steps: network calls, evenly respaced; None: the whole chain of the checkpoint's test schedule.
+            num_samples: different results, made in one batch.
+            seed: decides all noise, and the mask where a kind is named.
+            progress: called with the number of steps done since the last call.
+
+        Returns: list of `num_samples` PIL images, RGB, of the picture's size.
+
+        Raises:
+            UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
+                another size, a number out of range.
+        """
+        if task not in self.tasks:
+            raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
+        if num_samples < 1 or seed < 0:
+            raise UserError("the number of samples must be at least 1, the seed at least 0")
+        original = load_image(image)
+        hole = self._hole(task, mask, original.shape[:2], seed)
+        chain = self._sampler(sampler, steps)
+        y_0 = to_float(original)
+        y_0, padded_hole = self._pad(y_0), self._pad(hole)
+        if task == "inpainting":
+            cond = fill_hole(y_0, padded_hole, np.random.default_rng([seed, 0]))
+        else:
+            cond, _ = colorization(y_0)
+        made = self._run(chain, cond, y_0, padded_hole, num_samples, seed, progress)
+        height, width = original.shape[:2]
+        keep = hole[0][..., None] == 0
+        return [Image.fromarray(np.where(keep, original, to_uint8(picture[:, :height, :width]))) for picture in made]
+
+    def _run(self, chain, cond, y_0, hole, num_samples, seed, progress):
+        """num_samples chains over one picture: arrays (C, H, W) in, (num_samples, 3, H, W) out."""
+        cond, y_0, hole = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0, hole))
+        # a seed of its own for the start: the chain draws the noise of its steps from `seed` itself
+        noise = NoiseStream(seed + 2**32, y_0.shape).draw()
+        y_T = hole * noise + (1 - hole) * y_0
+        return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
+
+    def _sampler(self, name, steps):
+        if name not in SAMPLERS:
+            raise UserError(f"unknown sampler {name!r}: {', '.join(SAMPLERS)}")
+        diffusion, schedule = self.config.diffusion, self.config.diffusion.test_schedule
+        steps = schedule.num_steps if steps is None else steps
+        if not 1 <= steps <= schedule.num_steps:
+            raise UserError(f"steps must be from 1 to {schedule.num_steps}, the length of the model's chain")
+        if (name, steps) not in self._samplers:
+            betas = respace(make_beta_schedule(**vars(schedule)), steps)
+            self._samplers[name, steps] = SAMPLERS[name](self.unet, betas, diffusion.variance, diffusion.clip,
+                                                         diffusion.prediction)
+        return self._samplers[name, steps]
+
+    def _hole(self, task, mask, size, seed):
+        """The mask as float32 (1, H, W)."""
+        if task == "colorization":
+            if mask is not None:
+                raise UserError("colorization makes the whole picture and takes no mask")
+            return np.ones((1, *size), np.float32)
+        if mask is None:
+            raise UserError(f"inpainting needs a mask: a picture that is white where pixels are to be made, "
+                            f"or {', '.join(MASKS)}")
+        if isinstance(mask, str) and mask in MASKS:
+            return MASKS[mask](np.random.default_rng([seed, 1]), *size)
+        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+            mask = mask.astype(np.uint8) * 255
+        hole = load_image(mask).mean(2) > 127
+        if hole.shape != size:
+            raise UserError(f"the mask is {hole.shape[1]}×{hole.shape[0]}, the picture {size[1]}×{size[0]} "
+                            "(width × height): they must be the same")
+        if not hole.any():
+            raise UserError("the mask has no white pixel: nothing to make")
+        return hole[None].astype(np.float32)
+
+    def _pad(self, array):
+        """(C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
+        bottom, right = (-side % self.unet.multiple for side in array.shape[1:])
+        return np.pad(array, ((0, 0), (0, bottom), (0, right)), "symmetric")

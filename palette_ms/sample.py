@@ -1,0 +1,99 @@
+"""python -m palette_ms.sample: restore a picture, or a folder of them, with a checkpoint."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from palette_ms import errors
+from palette_ms.data.images import list_images, save_atomically
+from palette_ms.errors import UserError
+
+BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
+    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
+    parser.add_argument("--input", required=True, type=Path, help="picture, or folder of pictures")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results, PNG")
+    parser.add_argument("--task", help="colorization or inpainting; needed where the model knows several")
+    parser.add_argument("--mask", help="for inpainting: a picture (white: make these pixels), a folder of them with "
+                                       "the pictures' names, or center, rectangle, free_form")
+    parser.add_argument("--sampler", default="ddpm", help="ddpm")
+    parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
+    parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    args = parser.parse_args()
+
+    folder = args.input.is_dir()
+    pictures = list_images(args.input) if folder else [args.input]
+    targets = output_names(pictures, args.input if folder else args.input.parent, args.output)
+    if not folder and not args.input.is_file():
+        raise UserError(f"no such picture or folder: {args.input}")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output} is a file; it must be a folder")
+
+    from palette_ms.pipeline import Palette
+
+    palette = Palette.load(args.ckpt, args.device)
+    task = args.task or default_task(palette.tasks, args.mask)
+    if palette.pictures < BARELY_TRAINED:
+        print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
+              "train it longer", file=sys.stderr)
+    failed = 0
+    for picture, target in zip(pictures, targets):
+        try:
+            if picture.resolve() == target.with_suffix(".png").resolve():
+                raise UserError(f"{picture} would be overwritten: choose another --output")
+            with tqdm(desc=picture.name, unit="step", disable=None, leave=False) as bar:
+                results = palette.restore(picture, task, mask_for(args.mask, picture), args.sampler, args.steps,
+                                          args.num_samples, args.seed, bar.update)
+        except UserError as error:
+            if not folder:
+                raise
+            failed += 1
+            print(f"skipped: {error}", file=sys.stderr)
+            continue
+        for k, result in enumerate(results):
+            name = target.name + (f"_{k}" if len(results) > 1 else "") + ".png"
+            try:
+                save_atomically(result, target.with_name(name))
+            except OSError as error:
+                raise UserError(f"cannot write {target.with_name(name)}: {error.strerror}") from None
+            print(target.with_name(name))
+    if failed:
+        raise UserError(f"{failed} of {len(pictures)} pictures could not be restored")
+
+
+def default_task(tasks, mask):
+    if len(tasks) == 1:
+        return tasks[0]
+    if mask and "inpainting" in tasks:
+        return "inpainting"
+    raise UserError(f"this model knows several tasks: add --task {' or --task '.join(tasks)}")
+
+
+def mask_for(mask, picture):
+    """The --mask of one picture: of a folder, the file of the same name up to the suffix."""
+    if mask is None or not Path(mask).is_dir():
+        return mask
+    matches = [path for path in list_images(mask) if path.stem == picture.stem]
+    if len(matches) != 1:
+        raise UserError(f"{mask} holds {len(matches)} masks for {picture.name}; one is needed")
+    return matches[0]
+
+
+def output_names(pictures, root, output):
+    """Where each result goes, without suffix: the picture's own name, with its suffix where two would be one."""
+    stems = [picture.relative_to(root).with_suffix("") for picture in pictures]
+    taken = Counter(stems)
+    return [output / (stem if taken[stem] == 1 else stem.with_name(picture.name.replace(".", "_")))
+            for picture, stem in zip(pictures, stems)]
+
+
+if __name__ == "__main__":
+    errors.run(main)

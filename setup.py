@@ -1,0 +1,31 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    "quickstart": ["scikit-image"],
+    "tensorboard": ["tensorboard"],
+    "tests": ["pytest", "ruff", "scikit-image"],
+}
+
+setup(
+    name="palette_ms",
+    version="0.1.0",
+    description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs, GPU and CPU",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["palette_ms", "palette_ms.*"]),
+    package_data={"palette_ms": ["models/*"]},
+    python_requires=">=3.9,<3.13",
+    install_requires=[
+        "mindspore>=2.7,<2.11",
+        "numpy<2",  # some of MindSpore's eager operators fail with NumPy 2
+        "scipy",
+        "pillow>=9.1",
+        "opencv-python-headless<4.12",  # later ones need NumPy 2
+        "pyyaml",
+        "safetensors>=0.4",
+        "tqdm",
+    ],
+    extras_require=EXTRAS,
+)

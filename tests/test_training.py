@@ -1,0 +1,297 @@
+"""The compiled training step and the run around it."""
+
+import dataclasses
+import json
+import warnings
+
+import mindspore as ms
+import numpy as np
+import pytest
+from golden import DATA, golden_unet
+from mindspore import Parameter, Tensor, nn
+from PIL import Image
+
+from palette_ms.checkpoint import Checkpoint
+from palette_ms.config import config_from_dict
+from palette_ms.data.loader import TrainingBatches, crop
+from palette_ms.diffusion.loss import DiffusionLoss
+from palette_ms.errors import UserError
+from palette_ms.training import loop
+from palette_ms.training.step import TrainStep, WarmUp
+
+
+def test_five_adam_steps_give_the_ports_losses(both_modes):
+    with np.load(DATA / "palette_unet.npz") as arrays:
+        unet = golden_unet()
+        step = TrainStep(DiffusionLoss(unet), nn.Adam(unet.trainable_params(), WarmUp(1e-4, 0)),
+                         [p.clone() for p in unet.trainable_params()], max_grad_norm=0)
+        y_0, cond = Tensor(arrays["y0"]), Tensor(arrays["cond"])
+        losses = [float(step(y_0, cond, Tensor(noise), Tensor(gamma))[0].asnumpy())
+                  for noise, gamma in zip(arrays["train_noise"], arrays["train_gamma"])]
+        np.testing.assert_allclose(losses, arrays["train_losses"], rtol=1e-5)
+
+
+class Distance(nn.Cell):
+    """‖w − target‖²/2, whose gradient is w − target."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = Parameter(Tensor(np.array([3.0, 4.0], np.float32)), name="w")
+
+    def construct(self, target):
+        return 0.5 * ((self.w - target) ** 2).sum()
+
+
+def sgd_step(rate=0.5, **kwargs):
+    cell = Distance()
+    average = Parameter(Tensor(np.array([3.0, 4.0], np.float32)), name="ema.w", requires_grad=False)
+    return TrainStep(cell, nn.SGD(cell.trainable_params(), rate), [average], **kwargs), cell.w, average
+
+
+def call(step, *target):
+    return [out.asnumpy() for out in step(Tensor(np.array(target, np.float32)))]
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    step, w, _ = sgd_step(max_grad_norm=1.0)
+    loss, norm, finite = call(step, 0, 0)
+    assert (loss, norm, finite) == (pytest.approx(12.5), pytest.approx(5.0), True)
+    np.testing.assert_allclose(w.asnumpy(), [3 - 0.5 * 0.6, 4 - 0.5 * 0.8], rtol=1e-5)
+
+
+def test_small_gradients_are_not_clipped():
+    step, w, _ = sgd_step(max_grad_norm=10.0)
+    call(step, 0, 0)
+    np.testing.assert_allclose(w.asnumpy(), [1.5, 2.0], rtol=1e-5)
+
+
+def test_average_follows_its_recursion():
+    step, w, average = sgd_step(max_grad_norm=0, ema_decay=0.2)
+    expected = average.asnumpy().copy()  # asnumpy shares the parameter's memory
+    for t in range(4):
+        call(step, 1, -1)
+        decay = min(0.2, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * w.asnumpy()
+        np.testing.assert_allclose(average.asnumpy(), expected, rtol=1e-6)
+
+
+def test_accumulated_gradients_are_the_mean_of_their_calls():
+    step, w, _ = sgd_step(max_grad_norm=0, accumulation=3)
+    for number, target in enumerate([(0, 0), (3, 0), (0, 6)] * 2):
+        before = w.asnumpy().copy()
+        call(step, *target)
+        if number % 3 < 2:
+            np.testing.assert_array_equal(w.asnumpy(), before)
+        else:  # the mean target is (1, 2)
+            np.testing.assert_allclose(w.asnumpy(), before - 0.5 * (before - [1, 2]), rtol=1e-5)
+
+
+def test_a_step_that_overflows_changes_nothing_but_the_loss_scale():
+    step, w, average = sgd_step(loss_scaling=True, max_grad_norm=0)
+    scale = float(step.loss_scale.asnumpy())
+    _, _, finite = call(step, np.inf, 0)
+    assert not finite
+    np.testing.assert_array_equal(w.asnumpy(), [3, 4])
+    np.testing.assert_array_equal(average.asnumpy(), [3, 4])
+    assert float(step.loss_scale.asnumpy()) == scale / 2
+    loss, norm, finite = call(step, 0, 0)
+    assert (loss, norm, finite) == (pytest.approx(12.5), pytest.approx(5.0), True)
+    np.testing.assert_allclose(w.asnumpy(), [1.5, 2.0], rtol=1e-5)
+
+
+def test_loss_scale_doubles_after_enough_good_steps(monkeypatch):
+    monkeypatch.setattr("palette_ms.training.step._GROWTH_INTERVAL", 3)
+    step, _, _ = sgd_step(loss_scaling=True)
+    scales = []
+    for _ in range(7):
+        call(step, 0, 0)
+        scales.append(float(step.loss_scale.asnumpy()) / 2**16)
+    assert scales == [1, 1, 2, 2, 2, 4, 4]
+
+
+def test_warm_up_is_linear_then_constant():
+    rate = WarmUp(0.1, 4)
+    rates = [float(rate(Tensor(t, ms.int32)).asnumpy()) for t in range(6)]
+    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+# The run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("astronaut", "chelsea", "rocket"):
+        Image.fromarray(getattr(data, name)()).resize((80, 64)).save(folder / f"{name}.png")
+    return folder
+
+
+def tiny_config(photos, output, **training):
+    return config_from_dict({
+        "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
+        "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 8}},
+        "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
+        "data": {"folder": str(photos), "image_size": 16, "min_scale": 0.5, "workers": 2},
+        "training": {"output": str(output), "steps": 6, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 2,
+                     "log_every": 2, "sample_every": 3, "sample_steps": 2, "save_every": 2, "seed": 4, **training},
+    }, "test")
+
+
+def run(config, resume=None):
+    ms.set_seed(config.training.seed)
+    loop.train(config, resume)
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    ms.set_context(mode=ms.GRAPH_MODE)
+    config = tiny_config(photos, tmp_path_factory.mktemp("runs") / "whole")
+    run(config)
+    return config
+
+
+def test_a_run_leaves_model_states_log_and_samples(finished):
+    from pathlib import Path
+
+    output = Path(finished.training.output)
+    names = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert {name for name in names if "tensorboard" not in name} == {
+        "model.safetensors", "log.jsonl", "samples/step_0000003.png", "samples/step_0000006.png",
+        "state_0000002.safetensors", "state_0000004.safetensors", "state_0000006.safetensors"}
+    records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 4, 6]
+    assert all(record["loss"] > 0 and record["steps_per_second"] > 0 for record in records)
+    model = Checkpoint(output / "model.safetensors")
+    assert (model.config, model.step, model.pictures) == (finished, 6, 12)
+    assert model.tensors("weights").keys() == model.tensors("ema").keys() and not model.tensors("optimizer")
+    assert Image.open(output / "samples" / "step_0000006.png").size == (3 * 16 + 2 * 2, 6 * 16 + 5 * 2)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(photos, tmp_path, accumulation):
+    whole = tiny_config(photos, tmp_path / "whole", accumulation=accumulation, steps=4, sample_every=0)
+    run(whole)
+    parts = dataclasses.replace(whole, training=dataclasses.replace(whole.training, output=str(tmp_path / "parts")))
+    run(dataclasses.replace(parts, training=dataclasses.replace(parts.training, steps=2)))
+    (tmp_path / "parts" / "state_0000003.safetensors").write_bytes(b"cut off")
+    run(parts, resume="auto")
+    for group in ("weights", "ema", "optimizer"):
+        expected = Checkpoint(tmp_path / "whole" / "state_0000004.safetensors").tensors(group)
+        actual = Checkpoint(tmp_path / "parts" / "state_0000004.safetensors").tensors(group)
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(actual[name], value, name)
+
+
+def test_an_earlier_run_is_not_overwritten(finished):
+    with pytest.raises(UserError, match="earlier run.*--resume auto"):
+        loop.train(finished)
+
+
+def test_a_model_file_starts_a_run_but_cannot_be_resumed(finished, photos, tmp_path):
+    model = f"{finished.training.output}/model.safetensors"
+    with pytest.raises(UserError, match="no optimizer state.*init_from"):
+        loop.train(tiny_config(photos, tmp_path), resume=model)
+    trainer = loop.Trainer(tiny_config(photos, tmp_path, init_from=model))
+    trained = Checkpoint(model).tensors("weights")
+    for name, parameter in trainer.unet.parameters_and_names():
+        np.testing.assert_array_equal(parameter.asnumpy(), trained[name])
+    other = dataclasses.replace(finished, model=dataclasses.replace(finished.model, base_channels=16),
+                                training=dataclasses.replace(finished.training, init_from=model))
+    with pytest.raises(UserError, match="another network"):
+        loop.Trainer(other)
+
+
+def test_half_precision_run_trains(photos, tmp_path):
+    trainer = loop.Trainer(tiny_config(photos, tmp_path, precision="float16"))
+    inputs = [Tensor(array) for array in trainer.batches.batch(0)]
+    losses = [float(trainer.step_cell(*inputs)[0].asnumpy()) for _ in range(12)]
+    assert losses[-1] < losses[0]
+    assert all(p.dtype == ms.float32 for p in trainer.unet.get_parameters())
+
+
+def test_bfloat16_on_a_cpu_is_refused(photos, tmp_path):
+    with pytest.raises(UserError, match="bfloat16 on CPU"):
+        loop.Trainer(tiny_config(photos, tmp_path, precision="bfloat16"))
+
+
+def test_too_short_runs_are_told_what_to_expect(photos, tmp_path):
+    config = tiny_config(photos, tmp_path)
+    assert "12 pictures" in loop.advice(config, 0) and "training.steps" in loop.advice(config, 0)
+    eps = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, prediction="eps"))
+    assert "expect noise" in loop.advice(eps, 0) and "diffusion.prediction=v" in loop.advice(eps, 0)
+    assert loop.advice(config, 10**6) is None
+
+
+# Batches
+
+
+def test_batches_do_not_depend_on_the_workers_and_start_anywhere(photos, tmp_path):
+    config = tiny_config(photos, tmp_path)
+    one = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1))
+    several = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=5))
+    first, second = TrainingBatches(one).iterate(0), TrainingBatches(several).iterate(2)
+    batches = [next(first) for _ in range(4)]
+    for batch in batches[2:]:
+        for a, b in zip(batch, next(second)):
+            np.testing.assert_array_equal(a, b)
+    assert np.abs(batches[0].y_0 - batches[1].y_0).max() > 0.1
+
+
+def test_every_picture_comes_once_an_epoch(photos, tmp_path, monkeypatch):
+    batches = TrainingBatches(tiny_config(photos, tmp_path))
+    seen = []
+    read = batches.pictures.read
+    monkeypatch.setattr(batches.pictures, "read", lambda index: seen.append(index) or read(index))
+    for number in range(60):
+        batches.sample(number)
+    epochs = [tuple(seen[i:i + 3]) for i in range(0, 60, 3)]
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+    assert len(set(epochs)) > 1
+
+
+def test_batches_have_the_declared_shapes_and_ranges(photos, tmp_path):
+    batch = TrainingBatches(tiny_config(photos, tmp_path, batch_size=16)).batch(0)
+    assert [array.shape for array in batch] == [(16, 3, 16, 16)] * 3 + [(16,), (16, 1, 16, 16)]
+    assert all(array.dtype == np.float32 for array in batch)
+    assert np.abs(batch.y_0).max() <= 1 and set(np.unique(batch.mask)) == {0, 1}
+    colorized = batch.mask.all((1, 2, 3))
+    assert 0 < colorized.sum() < 16  # both tasks are in the batch
+    gray = batch.cond[colorized]
+    np.testing.assert_array_equal(gray[:, 0], gray[:, 2])
+
+
+def test_unreadable_pictures_are_left_out_with_one_counted_warning(photos, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in photos.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((photos / "rocket.png").read_bytes()[:900])
+    batches = TrainingBatches(tiny_config(folder, tmp_path, batch_size=5)).iterate(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(6):
+            assert np.isfinite(next(batches).y_0).all()
+    texts = [str(w.message) for w in caught]
+    assert len(texts) == 1 and texts[0].startswith("2 of 5 pictures cannot be read")
+
+
+def test_a_folder_without_a_readable_picture_stops_the_run(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    with pytest.raises(UserError, match="none of the 1 pictures can be read.*broken.jpg"):
+        next(TrainingBatches(tiny_config(tmp_path, tmp_path)).iterate(0))
+
+
+def test_crops_cover_the_scales_asked_for():
+    ramp = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (100, 200, 3))
+    rng = np.random.default_rng(0)
+    spans = [np.ptp(crop(ramp, 20, 0.3, False, rng)) * 127.5 / 255 * 200 for _ in range(300)]
+    # 20 pixel centres span 19/20 of the square
+    assert min(spans) == pytest.approx(0.95 * 30, abs=3) and max(spans) == pytest.approx(0.95 * 100, abs=3)
+
+
+def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
+    assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)

@@ -1,0 +1,166 @@
+"""The U-Net and its parts against closed forms, NumPy and finite differences."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from palette_ms.config import load_config
+from palette_ms.unet import AttentionBlock, ResidualBlock, Swish, TimeEmbedding, UNet
+from palette_ms.unet.layers import GroupNorm, Upsample
+
+TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def randomize(cell, seed=0, scale=0.3):
+    """Random parameters everywhere, also where a new network starts at zero."""
+    for i, parameter in enumerate(cell.get_parameters()):
+        parameter.set_data(Tensor(scale * normal(*parameter.shape, seed=[seed, i])))
+    return cell
+
+
+def test_swish_is_x_times_sigmoid(both_modes):
+    x = np.linspace(-8, 8, 33, dtype=np.float32)
+    np.testing.assert_allclose(Swish()(Tensor(x)).asnumpy(), x / (1 + np.exp(-x.astype(np.float64))), rtol=1e-5)
+
+
+def test_time_embedding_is_a_perceptron_of_sinusoids():
+    cell = randomize(TimeEmbedding(7, 12))
+    gamma = np.array([0.0, 0.3, 1.0], np.float32)
+    angles = gamma[:, None] * 10000.0 ** (-np.arange(3) / 3)
+    sinusoids = np.concatenate([np.cos(angles), np.sin(angles), np.zeros((3, 1))], 1)
+    weights = {name: parameter.asnumpy() for name, parameter in cell.parameters_and_names()}
+    hidden = sinusoids @ weights["dense1.weight"].T + weights["dense1.bias"]
+    expected = hidden / (1 + np.exp(-hidden)) @ weights["dense2.weight"].T + weights["dense2.bias"]
+    np.testing.assert_allclose(cell(Tensor(gamma)).asnumpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("by_matmul", [True, False])
+@pytest.mark.parametrize("channels", [64, 48, 8])
+def test_group_norm_normalises_each_group_then_scales_and_shifts(channels, by_matmul):
+    cell = randomize(GroupNorm(channels))
+    cell.mean_by_matmul = by_matmul
+    x, scale, shift = 3 + normal(2, channels, 6, 4), normal(2, channels, seed=1), normal(2, channels, seed=2)
+    groups = x.astype(np.float64).reshape(2, np.gcd(32, channels), -1)
+    y = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
+    y = y.reshape(x.shape) * cell.weight.asnumpy()[:, None, None] + cell.bias.asnumpy()[:, None, None]
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), y, rtol=1e-4, atol=1e-5)
+    y = y * (1 + scale[..., None, None]) + shift[..., None, None]
+    actual = cell(Tensor(x), Tensor(scale), Tensor(shift)).asnumpy()
+    np.testing.assert_allclose(actual, y, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_equals_numpy(both_modes):
+    cell = randomize(AttentionBlock(16, num_head_channels=8))
+    x = normal(2, 16, 4, 6)
+    qkv = np.einsum("oc,nchw->nohw", cell.qkv.weight.asnumpy()[..., 0, 0], cell.norm(Tensor(x)).asnumpy())
+    q, k, v = (qkv + cell.qkv.bias.asnumpy()[:, None, None]).reshape(2, 3, 2, 8, 24).swapaxes(0, 1)
+    logits = np.einsum("nhci,nhcj->nhij", q, k) / np.sqrt(8)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    y = np.einsum("nhij,nhcj->nhci", weights, v).reshape(2, 16, 4, 6)
+    y = np.einsum("oc,nchw->nohw", cell.proj.weight.asnumpy()[..., 0, 0], y) + cell.proj.bias.asnumpy()[:, None, None]
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x + y, rtol=1e-3, atol=1e-4)
+
+
+def test_attention_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="48 channels.*heads of 32"):
+        AttentionBlock(48, num_head_channels=32)
+    with pytest.raises(ValueError, match="48 channels.*5 heads"):
+        AttentionBlock(48, num_heads=5)
+
+
+def test_upsample_repeats_every_pixel():
+    x = normal(2, 3, 4, 5)
+    np.testing.assert_array_equal(Upsample()(Tensor(x)).asnumpy(), x.repeat(2, 2).repeat(2, 3))
+
+
+def test_new_blocks_are_the_identity_and_a_new_network_says_zero():
+    x, emb = Tensor(normal(2, 8, 4, 4)), Tensor(normal(2, 16))
+    np.testing.assert_array_equal(ResidualBlock(8, 8, 16)(x, emb).asnumpy(), x.asnumpy())
+    np.testing.assert_array_equal(AttentionBlock(8)(x).asnumpy(), x.asnumpy())
+    output = UNet(**TINY)(Tensor(normal(1, 6, 8, 8)), Tensor(np.array([0.5], np.float32)))
+    np.testing.assert_array_equal(output.asnumpy(), 0)
+
+
+VARIANTS = {
+    # 24 channels make groups of three: what is added to a whole group of one, its norm takes away again
+    "added embedding, convolutions resample": dict(base_channels=24, scale_shift=False, resblock_updown=False),
+    "two heads, pixel blocks": dict(num_head_channels=None, num_heads=2, patch_size=2),
+    "two residual blocks, dropout": dict(num_res_blocks=2, dropout=0.5),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_uses_source_noise_level_and_position(variant):
+    unet = randomize(UNet(**{**TINY, **VARIANTS[variant]})).set_train(False)
+    x, gamma = normal(1, 6, 8, 12), np.array([0.3], np.float32)
+    output = unet(Tensor(x), Tensor(gamma)).asnumpy()
+    assert output.shape == (1, 3, 8, 12)
+    other_source = x.copy()
+    other_source[:, :3] += 1
+    for changed in ((other_source, gamma), (x, gamma + 0.2), (x[..., ::-1].copy(), gamma)):
+        assert np.abs(unet(*map(Tensor, changed)).asnumpy() - output).max() > 1e-4
+
+
+def test_a_batch_gives_what_its_pictures_give_alone():
+    unet = randomize(UNet(**TINY))
+    x, gamma = normal(2, 6, 8, 8), np.array([0.2, 0.9], np.float32)
+    together = unet(Tensor(x), Tensor(gamma)).asnumpy()
+    alone = [unet(Tensor(x[i:i + 1]), Tensor(gamma[i:i + 1])).asnumpy()[0] for i in range(2)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_that_the_network_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiples of 2"):
+        UNet(**TINY)(Tensor(normal(1, 6, 7, 8)), Tensor(np.array([0.5], np.float32)))
+
+
+def test_gradients_equal_finite_differences():
+    unet = randomize(UNet(**TINY), scale=0.2)
+    x, gamma, weight = Tensor(normal(1, 6, 4, 4)), Tensor(np.array([0.4], np.float32)), Tensor(normal(1, 3, 4, 4, seed=9))
+
+    def loss(x, gamma):
+        return (unet(x, gamma) * weight).sum()
+
+    parameters = unet.trainable_params()
+    grads = ms.value_and_grad(loss, None, ms.ParameterTuple(parameters))(x, gamma)[1]
+    # Along a random direction in the space of all parameters, so that one difference tests every one of them. In
+    # float32 the difference is good to about 1e-3: a step of 1e-2 over a norm of 1 balances rounding and curvature.
+    for seed in range(3):
+        directions = [normal(*parameter.shape, seed=[seed, i]) for i, parameter in enumerate(parameters)]
+        length = np.sqrt(sum((d**2).sum() for d in directions))
+        directions = [d / length for d in directions]
+        slope = sum((grad.asnumpy().astype(np.float64) * d).sum() for grad, d in zip(grads, directions))
+        values = [parameter.asnumpy().copy() for parameter in parameters]
+        ends = []
+        for step in (1e-2, -1e-2):
+            for parameter, value, direction in zip(parameters, values, directions):
+                parameter.set_data(Tensor(value + np.float32(step) * direction))
+            ends.append(float(loss(x, gamma).asnumpy()))
+        for parameter, value in zip(parameters, values):
+            parameter.set_data(Tensor(value))
+        assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(slope, rel=5e-3, abs=5e-3)
+
+
+def test_half_precision_stays_near_float32():
+    unet = randomize(UNet(**TINY), scale=0.2)
+    x, gamma = Tensor(normal(2, 6, 8, 8)), Tensor(np.array([0.2, 0.9], np.float32))
+    exact = unet(x, gamma).asnumpy()
+    half = UNet(**TINY).use_precision(ms.float16)
+    ms.load_param_into_net(half, {p.name: p for p in unet.get_parameters()})
+    output = half(x, gamma)
+    assert output.dtype == ms.float32
+    error = np.linalg.norm(output.asnumpy() - exact) / np.linalg.norm(exact)
+    assert 1e-6 < error < 1e-2  # above zero: it did compute in half precision
+
+
+def test_the_ports_preset_has_its_number_of_parameters(repository):
+    config = load_config(repository / "configs" / "palette_62m.yaml")
+    unet = UNet(**vars(config.model))
+    # the PyTorch port's log: "parameters: 62.6 M" for its guided_diffusion network with this configuration
+    assert sum(p.size for p in unet.get_parameters()) / 1e6 == pytest.approx(62.6, abs=0.05)
