@@ -86,6 +86,7 @@ class TrainingConfig:
 
     output: str = "runs/palette"
     steps: int = 1_000_000
+    max_minutes: float = 0.0  # end after so many, as if at the last step; 0: no limit
     batch_size: int = 8
     accumulation: int = 1  # batches whose gradients make one step
     learning_rate: float = 1e-4
@@ -220,6 +221,10 @@ def _check_ranges(config, where):
     for section, name in (("model", "dropout"), ("training", "ema_decay")):
         if not 0 <= getattr(getattr(config, section), name) < 1:
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
+    for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),
+                          ("training", "max_grad_norm"), ("training", "sample_every"), ("training", "seed")):
+        if getattr(getattr(config, section), name) < 0:
+            raise UserError(f"{where}: {section}.{name} must not be negative")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) < 1:

@@ -55,7 +55,12 @@ def setup(wanted="auto", seed=None):
         if name != "CPU" and not _available(name):
             raise UserError(f"device {name} was asked for, but MindSpore {ms.__version__} finds none here "
                             "(driver and toolkit installed? card visible?); --device auto takes what there is")
-    ms.set_device(name)
+    running_on = device()
+    try:
+        ms.set_device(name)
+    except RuntimeError:  # the process has computed already, and MindSpore's device is set once
+        if running_on != name:
+            raise UserError(f"this process already computes on {running_on}; {name} needs a new one") from None
     ms.set_context(mode=ms.GRAPH_MODE)
     if seed is not None:
         ms.set_seed(seed)

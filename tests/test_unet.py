@@ -122,7 +122,8 @@ def test_a_size_that_the_network_does_not_divide_is_refused():
 
 def test_gradients_equal_finite_differences():
     unet = randomize(UNet(**TINY), scale=0.2)
-    x, gamma, weight = Tensor(normal(1, 6, 4, 4)), Tensor(np.array([0.4], np.float32)), Tensor(normal(1, 3, 4, 4, seed=9))
+    x, weight = Tensor(normal(1, 6, 4, 4)), Tensor(normal(1, 3, 4, 4, seed=9))
+    gamma = Tensor(np.array([0.4], np.float32))
 
     def loss(x, gamma):
         return (unet(x, gamma) * weight).sum()

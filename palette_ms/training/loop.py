@@ -1,6 +1,7 @@
 """The training run: batches through the compiled step, states written, samples looked at."""
 
 import sys
+import time
 from pathlib import Path
 
 import mindspore as ms
@@ -99,15 +100,22 @@ class Trainer:
     # The run
 
     def run(self):
-        """Train until `training.steps`. Writes states, `model.safetensors`, `log.jsonl` and `samples/`."""
+        """Train to `training.steps` or `training.max_minutes`, whichever comes first.
+
+        Writes states, `model.safetensors`, `log.jsonl` and `samples/` into `training.output`.
+
+        Returns: path of the model.
+        """
         training = self.config.training
         output = Path(training.output)
         sampler = None
+        end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
         batches = self.batches.iterate(self.step * training.accumulation)
         losses, norms, skipped = [], [], 0
         with TrainingLog(output, self.step, training.steps) as log:
             try:
-                while self.step < training.steps:
+                done = self.step >= training.steps
+                while not done:
                     for _ in range(training.accumulation):
                         loss, norm, finite = self.step_cell(*map(Tensor, next(batches)))
                         losses.append(loss)
@@ -115,12 +123,13 @@ class Trainer:
                     self.step += 1
                     log.advance()
                     skipped += not finite.asnumpy()
-                    if self.step % training.log_every == 0 or self.step == training.steps:
+                    done = self.step >= training.steps or time.monotonic() > end
+                    if done or self.step % training.log_every == 0:
                         log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                         losses, norms, skipped = [], [], 0
-                    if self.step % training.save_every == 0:
+                    if done or self.step % training.save_every == 0:
                         self._save_state(output)
-                    if training.sample_every and self.step % training.sample_every == 0:
+                    if training.sample_every and (done or self.step % training.sample_every == 0):
                         sampler = sampler or self._sampler()
                         self._sample(sampler, output / "samples" / f"step_{self.step:07d}.png")
             except KeyboardInterrupt:
@@ -129,7 +138,6 @@ class Trainer:
                 raise
             finally:
                 batches.close()
-        self._save_state(output)
         self.save(output / MODEL_FILE, with_optimizer=False)
         return output / MODEL_FILE
 

@@ -1,0 +1,98 @@
+"""YAML in, typed config out; mistakes are told with file, key and neighbour."""
+
+import json
+
+import pytest
+
+from palette_ms.config import Config, config_from_dict, load_config
+from palette_ms.errors import UserError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["quickstart", "palette_62m", "palette_paper"])
+def test_every_preset_loads(repository, name):
+    assert load_config(repository / "configs" / f"{name}.yaml").model.in_channels == 6
+
+
+def test_the_papers_preset_is_the_papers(repository):
+    config = load_config(repository / "configs" / "palette_paper.yaml")
+    training, diffusion = config.training, config.diffusion
+    assert training.batch_size * training.accumulation == 1024 and training.steps == 1_000_000
+    assert (training.learning_rate, training.warmup_steps, training.ema_decay) == (1e-4, 10_000, 0.9999)
+    assert vars(diffusion.train_schedule) == dict(name="linear", num_steps=2000, start=1e-6, end=0.01)
+    assert vars(diffusion.test_schedule) == dict(name="linear", num_steps=1000, start=1e-4, end=0.09)
+    side = config.data.image_size
+    assert [side // factor for factor in config.model.attention_resolutions] == [32, 16, 8]
+
+
+def test_values_arrive_with_their_types(tmp_path):
+    config = load_config(write(tmp_path, """
+        model: {channel_mults: [1, 2], num_head_channels: 16}
+        training: {learning_rate: 1e-3, steps: 10}
+        tasks: [{name: inpainting, masks: [center]}, {name: colorization, weight: 2}]
+    """))
+    assert config.model.channel_mults == (1, 2) and config.model.num_head_channels == 16
+    assert config.training.learning_rate == 1e-3  # YAML 1.1 takes 1e-3 for a text
+    assert [task.weight for task in config.tasks] == [1.0, 2.0]
+
+
+def test_overrides_replace_values_at_any_depth(tmp_path):
+    path = write(tmp_path, "training: {steps: 10}")
+    overrides = ["training.steps=7", "diffusion.train_schedule.name=cosine", "model.channel_mults=[1,3]"]
+    config = load_config(path, overrides)
+    assert (config.training.steps, config.diffusion.train_schedule.name) == (7, "cosine")
+    assert config.model.channel_mults == (1, 3)
+
+
+def test_a_config_survives_json_and_yaml(tmp_path):
+    config = load_config(write(tmp_path, "tasks: [{name: colorization}]\ntraining: {init_from: a.safetensors}"))
+    assert config_from_dict(json.loads(json.dumps(config.to_dict())), "x") == config
+    assert load_config(write(tmp_path, json.dumps(config.to_dict()))) == config  # JSON is YAML
+    assert config_from_dict({}, "x") == Config()
+
+
+@pytest.mark.parametrize("text, message", [
+    ("trainning: {steps: 3}", "unknown key trainning; did you mean training?"),
+    ("training: {batchsize: 3}", "unknown key training.batchsize; did you mean batch_size?"),
+    ("training: {steps: ten}", "training.steps must be a whole number, not 'ten'"),
+    ("training: {steps: 1.5}", "training.steps must be a whole number"),
+    ("training: {steps: true}", "training.steps must be a whole number"),
+    ("training: {learning_rate: fast}", "training.learning_rate must be a number"),
+    ("training: {learning_rate: .nan}", "training.learning_rate must be a number"),
+    ("training: {steps: 0}", "training.steps must be above 0"),
+    ("training: {ema_decay: 1.0}", "training.ema_decay must be at least 0 and below 1"),
+    ("data: {flip: maybe}", "data.flip must be true or false"),
+    ("data: {folder: 3}", "data.folder must be a text"),
+    ("data: {min_scale: 2}", "data.min_scale must be above 0 and at most 1"),
+    ("diffusion: {prediction: epsilon}", "must be one of eps, v, x0; did you mean eps?"),
+    ("diffusion: {train_schedule: {end: 2}}", "diffusion.train_schedule needs"),
+    ("model: {channel_mults: 4}", "model.channel_mults must be a list"),
+    ("model: {channel_mults: [1, two]}", r"model.channel_mults\[1\] must be a whole number"),
+    ("model: 3", "model must be a section"),
+    ("tasks: []", "at least one task"),
+    ("tasks: [{name: colourisation}]", r"tasks\[0\].name.*did you mean colorization\?"),
+    ("data: {image_size: 100}", "data.image_size 100 must be a multiple of 8"),
+    ("- a list", "expected sections"),
+    ("a: [", "is not YAML"),
+])
+def test_mistakes_name_file_key_and_neighbour(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_config(write(tmp_path, text))
+    assert "c.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["steps", "training.steps", "=3", "training..steps=3", "training.steps.x=3",
+                                      "training.steps=[", "training.stepz=3"])
+def test_bad_overrides_are_told(tmp_path, override):
+    with pytest.raises(UserError):
+        load_config(write(tmp_path, "training: {steps: 3}"), [override])
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot read config"):
+        load_config(tmp_path / "none.yaml")

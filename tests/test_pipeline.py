@@ -1,0 +1,334 @@
+"""Checkpoints, restoring, and the commands as a user meets them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import palette_ms.sample
+import palette_ms.train
+from palette_ms import Palette, errors, runtime
+from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
+from palette_ms.config import config_from_dict
+from palette_ms.errors import UserError
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (13, 18, 3), np.uint8)
+
+
+def tiny_config(**sections):
+    return config_from_dict({
+        "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
+        "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 6, "start": 0.01, "end": 0.5}},
+        "tasks": [{"name": "inpainting"}, {"name": "colorization"}], "data": {"image_size": 16}, **sections}, "test")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny network with random weights everywhere, so that it says something."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    unet = build_unet(tiny_config().model)
+    rng = np.random.default_rng(0)
+    for parameter in unet.get_parameters():
+        parameter.set_data(Tensor(0.3 * rng.standard_normal(parameter.shape, np.float32)))
+    save_checkpoint(path, tiny_config(), step=7, pictures=10**6, weights=unet_arrays(unet))
+    return path
+
+
+@pytest.fixture(scope="module")
+def palette(checkpoint):
+    return Palette.load(checkpoint, "cpu")
+
+
+def arrays(images):
+    return np.stack([np.asarray(image) for image in images])
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_brings_weights_and_config_back(checkpoint, palette):
+    assert palette.config == tiny_config()
+    assert (Checkpoint(checkpoint).step, palette.pictures) == (7, 10**6)
+    stored = Checkpoint(checkpoint).tensors("weights")
+    for name, parameter in palette.unet.parameters_and_names():
+        np.testing.assert_array_equal(parameter.asnumpy(), stored[name])
+    output = palette.unet(Tensor(np.ones((2, 6, 8, 8), np.float32)), Tensor(np.array([0.1, 0.9], np.float32)))
+    assert output.shape == (2, 3, 8, 8)
+
+
+def test_averaged_weights_are_preferred(checkpoint, tmp_path):
+    weights = Checkpoint(checkpoint).tensors("weights")
+    average = {name: 0.5 * value for name, value in weights.items()}
+    path = tmp_path / "both.safetensors"
+    save_checkpoint(path, tiny_config(), 1, 1, weights, average)
+    for name, parameter in Palette.load(path, "cpu").unet.parameters_and_names():
+        np.testing.assert_array_equal(parameter.asnumpy(), average[name])
+
+
+def damaged(path, checkpoint, how):
+    content = checkpoint.read_bytes()
+    if how == "cut off":
+        path.write_bytes(content[:-1000])
+    elif how == "cut in the header":
+        path.write_bytes(content[:100])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "a web page":
+        path.write_bytes(b"<!DOCTYPE html><html>404</html>")
+    tensors = load_file(checkpoint)
+    first = "weights.conv_in.weight"
+    metadata = Checkpoint(checkpoint)
+    config = json.dumps(metadata.config.to_dict())
+    ours = {"format": "palette_ms", "config": config, "step": "7", "pictures": "1"}
+    if how == "another program's":
+        save_file(tensors, path, {"format": "pt"})
+    elif how == "metadata damaged":
+        save_file(tensors, path, {**ours, "config": config[:-5]})
+    elif how == "a tensor missing":
+        save_file({name: value for name, value in tensors.items() if name != first}, path, ours)
+    elif how == "a tensor too many":
+        save_file({**tensors, "weights.extra": tensors[first]}, path, ours)
+    elif how == "another shape":
+        save_file({**tensors, first: tensors[first][:, :3].copy()}, path, ours)
+
+
+@pytest.mark.parametrize("how, message", [
+    ("cut off", "not a whole safetensors file"), ("cut in the header", "not a whole safetensors file"),
+    ("empty", "not a whole safetensors file"), ("a web page", "not a whole safetensors file"),
+    ("another program's", "not written by palette_ms"), ("metadata damaged", "metadata is damaged"),
+    ("a tensor missing", "lacks 1 tensors .conv_in.weight"), ("a tensor too many", "has besides 1 tensors .extra"),
+    ("another shape", r"conv_in.weight is \(8, 3, 3, 3\), the network needs \(8, 6, 3, 3\)"),
+])
+def test_a_damaged_checkpoint_is_told_in_one_line(checkpoint, tmp_path, how, message):
+    path = tmp_path / "bad.safetensors"
+    damaged(path, checkpoint, how)
+    with pytest.raises(UserError, match=message) as error:
+        Palette.load(path, "cpu")
+    assert "\n" not in str(error.value) and "bad.safetensors" in str(error.value)
+
+
+def test_a_missing_checkpoint_is_told(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        Palette.load(tmp_path / "none.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(checkpoint.read_bytes())
+
+    def fail(tensors, target, metadata):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("palette_ms.checkpoint.save_file", fail)
+    with pytest.raises(UserError, match="No space left"):
+        save_checkpoint(path, tiny_config(), 1, 1, {})
+    assert path.read_bytes() == checkpoint.read_bytes() and len(list(tmp_path.iterdir())) == 1
+
+
+# Restoring
+
+
+def test_any_size_comes_back_with_its_size(palette):
+    for size in ((13, 18), (1, 1), (12, 16)):
+        images = palette.restore(PHOTO[:size[0], :size[1]], steps=2)
+        assert len(images) == 1 and images[0].size == size[::-1] and images[0].mode == "RGB"
+
+
+def test_only_the_hole_is_made(palette):
+    mask = np.zeros((13, 18), bool)
+    mask[3:9, 5:12] = True
+    for image in arrays(palette.restore(PHOTO, "inpainting", mask, steps=3, num_samples=2)):
+        np.testing.assert_array_equal(image[~mask], PHOTO[~mask])
+        assert (image[mask] != PHOTO[mask]).any()
+
+
+def test_what_lies_in_the_hole_does_not_matter(palette):
+    mask = np.zeros((13, 18), np.uint8)
+    mask[3:9, 5:12] = 255
+    other = PHOTO.copy()
+    other[3:9, 5:12] = 255 - other[3:9, 5:12]
+    first, second = (arrays(palette.restore(photo, "inpainting", mask, steps=3)) for photo in (PHOTO, other))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_colorization_sees_only_the_gray_picture(palette):
+    gray = np.asarray(Image.fromarray(PHOTO).convert("L"))
+    first, second = (arrays(palette.restore(photo, steps=3)).astype(int) for photo in (PHOTO, gray))
+    # Pillow rounds the gray values; the random network does not hide such a difference entirely
+    assert np.abs(first - second).mean() < 3
+
+
+def test_the_seed_decides_and_samples_differ(palette):
+    first, again, other = (arrays(palette.restore(PHOTO, steps=3, num_samples=2, seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != first[1]).any() and (first != other).any()
+    alone = arrays(palette.restore(PHOTO, steps=3, num_samples=1, seed=1))
+    assert np.abs(alone[0].astype(int) - first[0]).max() <= 1  # a batch of one may round elsewhere
+
+
+def test_masks_come_as_files_pictures_arrays_and_names(palette, tmp_path):
+    mask = np.zeros((13, 18), np.uint8)
+    mask[:6] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    sources = (mask, mask > 0, Image.fromarray(mask), tmp_path / "mask.png", str(tmp_path / "mask.png"))
+    results = [arrays(palette.restore(PHOTO, "inpainting", source, steps=2)) for source in sources]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    center = arrays(palette.restore(PHOTO, "inpainting", "center", steps=2))[0]
+    np.testing.assert_array_equal(np.argwhere((center != PHOTO).any(2)).min(0) >= (3, 4), True)
+
+
+def test_mistakes_are_told(palette, tmp_path):
+    for message, arguments in {
+        "does not know the task 'uncropping': it was trained for inpainting, colorization": dict(task="uncropping"),
+        "needs a mask": dict(task="inpainting"),
+        "takes no mask": dict(mask=np.full((13, 18), 255, np.uint8)),
+        "the mask is 18×12, the picture 18×13": dict(task="inpainting", mask=np.full((12, 18), 255, np.uint8)),
+        "no white pixel": dict(task="inpainting", mask=np.zeros((13, 18), np.uint8)),
+        "unknown sampler 'euler': ddpm": dict(sampler="euler"),
+        "steps must be from 1 to 6": dict(steps=7),
+        "samples must be at least 1": dict(num_samples=0),
+        "no such picture": dict(task="inpainting", mask="centre"),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            palette.restore(PHOTO, **arguments)
+
+
+def test_devices_are_chosen_and_missed_in_one_line(capsys):
+    assert runtime.setup("auto") == "CPU"
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith("device: CPU (auto: no Ascend or GPU")
+    for device, message in (("Ascend", "Ascend was asked for"), ("tpu", "unknown device 'tpu'")):
+        with pytest.raises(UserError, match=message):
+            runtime.setup(device)
+
+
+# The commands
+
+
+def command(verb, *arguments):
+    """A verb as a user runs it, in a process of its own."""
+    return subprocess.run([sys.executable, "-m", f"palette_ms.{verb}", *map(str, arguments)], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONHASHSEED": "random"})
+
+
+def complaint(verb, monkeypatch, capsys, *arguments):
+    """stderr of a verb that must end with exit status 2, in this process."""
+    monkeypatch.setattr(sys, "argv", [verb.__name__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        errors.run(verb.main)
+    assert end.value.code == 2
+    return [line for line in capsys.readouterr().err.splitlines() if not line.startswith("device:")]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "sub").mkdir(parents=True)
+    Image.fromarray(PHOTO).save(folder / "a.png")
+    Image.fromarray(PHOTO).save(folder / "a.bmp")
+    Image.fromarray(PHOTO[:8, :8]).save(folder / "sub" / "b.png")
+    return folder
+
+
+def test_the_same_seed_gives_the_same_picture_in_two_processes(checkpoint, pictures, tmp_path):
+    results = []
+    for output, seed in (("first", 3), ("second", 3), ("third", 4)):
+        done = command("sample", "--ckpt", checkpoint, "--input", pictures / "a.png", "--output", tmp_path / output,
+                       "--task", "colorization", "--seed", seed, "--num-samples", 2)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(tmp_path / output / f"a_{k}.png") for k in range(2)]
+        assert "WARNING" not in done.stderr and "Traceback" not in done.stderr
+        results.append([(tmp_path / output / f"a_{k}.png").read_bytes() for k in range(2)])
+    assert results[0] == results[1] != results[2]
+
+
+def test_a_folder_keeps_its_names(checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["sample", "--ckpt", str(checkpoint), "--input", str(pictures), "--output",
+                                      str(output), "--mask", "center", "--steps", "2"])
+    errors.run(palette_ms.sample.main)
+    made = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png"))
+    assert made == ["a_bmp.png", "a_png.png", "sub/b.png"]
+    assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_masks_of_a_folder_go_by_name(checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = np.zeros((13, 18), np.uint8)
+    mask[0, 0] = 255
+    Image.fromarray(mask).save(masks / "a.png")
+    lines = complaint(palette_ms.sample, monkeypatch, capsys, "--ckpt", checkpoint, "--input", pictures, "--output",
+                      tmp_path / "out", "--mask", masks, "--steps", "2")
+    assert "holds 0 masks for b.png" in lines[0] and lines[-1].endswith("1 of 3 pictures could not be restored")
+    made = np.asarray(Image.open(tmp_path / "out" / "a_png.png"))
+    np.testing.assert_array_equal(made.reshape(-1, 3)[1:], PHOTO.reshape(-1, 3)[1:])
+
+
+def test_mistakes_on_the_command_line_end_with_status_2(checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    (pictures / "broken.png").write_bytes(b"")
+    sample = {"--ckpt": checkpoint, "--input": pictures / "a.png", "--output": tmp_path / "out",
+              "--task": "colorization", "--steps": 2}
+    for message, changed in {
+        "no such picture or folder": {"--input": tmp_path / "none.png"},
+        "cannot read picture": {"--input": pictures / "broken.png"},
+        "no such checkpoint": {"--ckpt": tmp_path / "none.safetensors"},
+        "is a file; it must be a folder": {"--output": tmp_path / "file"},
+        "would be overwritten": {"--output": pictures},
+        "does not know the task": {"--task": "denoising"},
+        "device Ascend was asked for": {"--device": "Ascend"},
+        "steps must be from 1": {"--steps": 0},
+    }.items():
+        arguments = [text for pair in {**sample, **changed}.items() for text in pair]
+        lines = complaint(palette_ms.sample, monkeypatch, capsys, *arguments)
+        assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], lines
+    assert not (tmp_path / "out").exists()
+    del sample["--task"]
+    arguments = [text for pair in sample.items() for text in pair]
+    assert "several tasks" in complaint(palette_ms.sample, monkeypatch, capsys, *arguments)[0]
+
+
+def test_mistakes_in_training_end_with_status_2(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("training: {stepss: 3}")
+    lines = complaint(palette_ms.train, monkeypatch, capsys, "--config", config)
+    assert lines == [f"error: {config}: unknown key training.stepss; did you mean steps?"]
+    config.write_text(f"data: {{folder: {tmp_path / 'none'}}}")
+    assert "no such folder" in complaint(palette_ms.train, monkeypatch, capsys, "--config", config)[0]
+    config.write_text("model: {base_channels: 20, channel_mults: [1], num_head_channels: 32}\n"
+                      f"data: {{folder: {tmp_path}, image_size: 8}}")
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    lines = complaint(palette_ms.train, monkeypatch, capsys, "--config", config)
+    assert lines[-1] == "error: model: attention over 20 channels cannot be divided into heads of 32 channels"
+
+
+def test_train_then_sample_through_the_commands(pictures, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"""
+model: {{base_channels: 8, channel_mults: [1, 2], num_res_blocks: 1, attention_resolutions: []}}
+diffusion: {{prediction: v, test_schedule: {{num_steps: 4}}}}
+tasks: [{{name: colorization}}]
+data: {{folder: {pictures}, image_size: 8, workers: 1}}
+training: {{output: {tmp_path / 'run'}, steps: 3, batch_size: 2, log_every: 1, sample_every: 0}}
+""")
+    done = command("train", "--config", config, "training.steps=2")
+    assert done.returncode == 0, done.stderr
+    model = tmp_path / "run" / "model.safetensors"
+    assert done.stdout.strip() == str(model)
+    assert "warning: this run ends after 4 pictures" in done.stderr and "step 2/2  loss" in done.stderr
+    assert "Traceback" not in done.stderr and "WARNING" not in done.stderr
+    done = command("train", "--config", config, "--resume", "auto")
+    assert done.returncode == 0 and "resumed from" in done.stderr and "at step 2" in done.stderr
+    done = command("sample", "--ckpt", model, "--input", pictures, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "seen only 6 training pictures" in done.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 3
