@@ -10,9 +10,12 @@ import dataclasses
 import time
 
 import numpy as np
+
+from palette_ms import errors, runtime  # before MindSpore: it sets the environment
+
+# isort: split
 from mindspore import Tensor, nn
 
-from palette_ms import errors, runtime
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import load_config
 from palette_ms.diffusion.loss import DiffusionLoss

@@ -8,9 +8,10 @@ from PIL import Image
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
-from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
+from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import make_beta_schedule, respace
 from palette_ms.errors import UserError
+from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization
 from palette_ms.tasks.inpainting import fill_hole
 from palette_ms.tasks.masks import MASKS
@@ -89,7 +90,7 @@ class Palette:
         y_0 = to_float(original)
         y_0, padded_hole = self._pad(y_0), self._pad(hole)
         if task == "inpainting":
-            cond = fill_hole(y_0, padded_hole, np.random.default_rng([seed, 0]))
+            cond = fill_hole(y_0, padded_hole, generator(seed, "source"))
         else:
             cond, _ = colorization(y_0)
         made = self._run(chain, cond, y_0, padded_hole, num_samples, seed, progress)
@@ -100,8 +101,8 @@ class Palette:
     def _run(self, chain, cond, y_0, hole, num_samples, seed, progress):
         """num_samples chains over one picture: arrays (C, H, W) in, (num_samples, 3, H, W) out."""
         cond, y_0, hole = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0, hole))
-        # a seed of its own for the start: the chain draws the noise of its steps from `seed` itself
-        noise = NoiseStream(seed + 2**32, y_0.shape).draw()
+        noise = np.stack([generator(seed, "start", k).standard_normal(y_0.shape[1:], np.float32)
+                          for k in range(num_samples)])
         y_T = hole * noise + (1 - hole) * y_0
         return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
 
@@ -128,7 +129,7 @@ class Palette:
             raise UserError(f"inpainting needs a mask: a picture that is white where pixels are to be made, "
                             f"or {', '.join(MASKS)}")
         if isinstance(mask, str) and mask in MASKS:
-            return MASKS[mask](np.random.default_rng([seed, 1]), *size)
+            return MASKS[mask](generator(seed, "mask"), *size)
         if isinstance(mask, np.ndarray) and mask.dtype == bool:
             mask = mask.astype(np.uint8) * 255
         hole = load_image(mask).mean(2) > 127

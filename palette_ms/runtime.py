@@ -9,6 +9,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # Errors only: MindSpore's warnings about missing accelerators fill pages on a machine that has none.
 os.environ.setdefault("GLOG_v", "3")
 
+import logging  # noqa: E402
 import sys  # noqa: E402
 
 from palette_ms.errors import UserError  # noqa: E402
@@ -26,7 +27,12 @@ def device():
 def _available(name):
     import mindspore as ms
 
-    return ms.hal.is_available(name) and ms.hal.device_count(name) > 0
+    # GLOG_v silences this only where palette_ms was imported before MindSpore.
+    logging.disable(logging.WARNING)
+    try:
+        return ms.hal.is_available(name) and ms.hal.device_count(name) > 0
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def setup(wanted="auto", seed=None):

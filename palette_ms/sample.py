@@ -30,10 +30,10 @@ def main():
     args = parser.parse_args()
 
     folder = args.input.is_dir()
-    pictures = list_images(args.input) if folder else [args.input]
-    targets = output_names(pictures, args.input if folder else args.input.parent, args.output)
     if not folder and not args.input.is_file():
         raise UserError(f"no such picture or folder: {args.input}")
+    pictures = list_images(args.input) if folder else [args.input]
+    targets = output_names(pictures, args.input if folder else args.input.parent, args.output)
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file; it must be a folder")
 

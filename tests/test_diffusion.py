@@ -8,6 +8,7 @@ from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.prediction import PREDICTIONS
 from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
 from palette_ms.diffusion.schedule import SCHEDULES, draw_gammas, make_beta_schedule, respace
+from palette_ms.seeds import generator
 
 
 def normal(*shape, seed=0):
@@ -188,3 +189,11 @@ def test_unknown_choices_are_refused():
         DiffusionLoss(nn.Identity(), prediction="score")
     with pytest.raises(ValueError, match="posterior, beta"):
         DDPMSampler(nn.Identity(), np.array([0.1]), variance="learned")
+
+
+def test_streams_of_one_seed_are_independent():
+    draws = np.stack([generator(0, purpose, *key).standard_normal(4000)
+                      for purpose in ("noise", "start") for key in ((), (0,), (1,), (0, 1), (1, 0))])
+    correlations = np.corrcoef(draws) - np.eye(len(draws))
+    assert np.abs(correlations).max() < 0.08  # five standard errors
+    np.testing.assert_array_equal(generator(5, "noise", 2).random(3), generator(5, "noise", 2).random(3))

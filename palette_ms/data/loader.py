@@ -12,6 +12,7 @@ from PIL import Image
 from palette_ms.data.images import list_images, load_image, to_float
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
 from palette_ms.errors import UserError
+from palette_ms.seeds import generator
 from palette_ms.tasks import create_task
 
 
@@ -124,7 +125,7 @@ class TrainingBatches:
     def batch(self, number):
         """The batch of this number, from 0."""
         size = self.config.training.batch_size
-        rng = np.random.default_rng([self.config.training.seed, 1, number])
+        rng = generator(self.config.training.seed, "batch", number)
         samples = [self.sample(number * size + i) for i in range(size)]
         y_0, cond, mask = (np.stack(arrays) for arrays in zip(*samples))
         noise = rng.standard_normal(y_0.shape, np.float32)
@@ -133,7 +134,7 @@ class TrainingBatches:
     def sample(self, number):
         """(y_0, cond, mask) of the training picture of this number, counted over all epochs."""
         data, seed = self.config.data, self.config.training.seed
-        rng = np.random.default_rng([seed, 2, number])
+        rng = generator(seed, "sample", number)
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
         y_0 = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
@@ -143,7 +144,7 @@ class TrainingBatches:
     def _order(self, epoch):
         cached = getattr(self, "_last_order", (None, None))
         if cached[0] != epoch:
-            rng = np.random.default_rng([self.config.training.seed, 3, epoch])
+            rng = generator(self.config.training.seed, "order", epoch)
             cached = self._last_order = (epoch, rng.permutation(len(self.pictures)))
         return cached[1]
 

@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion import prediction as predictions
+from palette_ms.seeds import generator
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain
 # a block of steps at a time. The block bounds the memory, and progress is reported between blocks.
@@ -24,7 +25,7 @@ class NoiseStream:
     """
 
     def __init__(self, seed, shape):
-        self.rngs = [np.random.default_rng([seed, k]) for k in range(shape[0])]
+        self.rngs = [generator(seed, "noise", k) for k in range(shape[0])]
         self.shape = tuple(shape[1:])
 
     def draw(self):

@@ -13,9 +13,10 @@ from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
+from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import make_beta_schedule, respace
 from palette_ms.errors import UserError
+from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
 from palette_ms.training.step import TrainStep, WarmUp
 
@@ -156,8 +157,8 @@ class Trainer:
         """One picture a row, always the same ones: source, sample, original."""
         samples = [self.batches.sample(i) for i in range(_SAMPLE_PICTURES)]
         y_0, cond, mask = (np.stack(arrays) for arrays in zip(*samples))
-        noise = NoiseStream(self.config.training.seed, y_0.shape).draw()
-        made = sampler(cond, mask * noise + (1 - mask) * y_0, seed=1, mask=mask, y_0=y_0).asnumpy()
+        noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
+        made = sampler(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
         rows = [[to_uint8(picture) for picture in row] for row in zip(cond, made, y_0)]
         save_atomically(grid(rows), path)
 
