@@ -18,6 +18,7 @@ from palette_ms.errors import UserError
 from palette_ms.unet import UNet
 
 FORMAT = "palette_ms"
+MODELS = Path(__file__).parent / "models"  # those that ship with the package
 
 
 def build_unet(config):
@@ -69,12 +70,16 @@ def save_checkpoint(path, config, step, pictures, weights=None, ema=None, optimi
 class Checkpoint:
     """A checkpoint file, opened: `config`, `step` and `pictures` are read, tensors as they are asked for.
 
+    Args:
+        path: the file, or the name of a model that ships with the package: "quickstart".
+
     Raises:
         UserError: no such file, cut off or damaged, not a checkpoint of this project.
     """
 
     def __init__(self, path):
-        self.path = path = Path(path)
+        path, shipped = Path(path), MODELS / f"{path}.safetensors"
+        self.path = path = shipped if shipped.is_file() and not path.exists() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")
         try:

@@ -31,6 +31,7 @@ class ModelConfig:
     dropout: float = 0.0
     scale_shift: bool = True
     resblock_updown: bool = True
+    norm_groups: int = 32
     patch_size: int = 1
 
 
@@ -209,7 +210,8 @@ def _did_you_mean(word, choices):
 def _check_ranges(config, where):
     """What types cannot say."""
     positive = {
-        "model": ("in_channels", "out_channels", "base_channels", "num_res_blocks", "num_heads", "patch_size"),
+        "model": ("in_channels", "out_channels", "base_channels", "num_res_blocks", "num_heads", "norm_groups",
+                  "patch_size"),
         "data": ("image_size", "workers"),
         "training": ("steps", "batch_size", "accumulation", "learning_rate", "log_every", "sample_steps", "save_every",
                      "keep"),

@@ -1,7 +1,5 @@
 """Palette: a checkpoint, ready to restore pictures."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
@@ -16,7 +14,6 @@ from palette_ms.tasks.colorization import colorization
 from palette_ms.tasks.inpainting import fill_hole
 from palette_ms.tasks.masks import MASKS
 
-MODELS = Path(__file__).parent / "models"
 SAMPLERS = {"ddpm": DDPMSampler}
 
 
@@ -46,8 +43,7 @@ class Palette:
         Raises:
             UserError: no such file, a damaged one or one of another program, or no such device.
         """
-        shipped = MODELS / f"{path}.safetensors"
-        checkpoint = Checkpoint(shipped if shipped.is_file() and not Path(path).exists() else path)
+        checkpoint = Checkpoint(path)
         runtime.setup(device)
         return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures)
 

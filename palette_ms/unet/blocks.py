@@ -19,19 +19,21 @@ class ResidualBlock(nn.Cell):
         scale_shift: the embedding scales and shifts the second norm's output (AdaGN) rather than being added
             before it.
         resample: None, "up" or "down": both branches are doubled (nearest) or halved (average) in size.
+        norm_groups: groups of the normalisations.
 
     Inputs: x (N, C, H, W), emb (N, E). Output: (N, C', H', W').
     """
 
-    def __init__(self, in_channels, out_channels, time_channels, dropout=0.0, scale_shift=True, resample=None):
+    def __init__(self, in_channels, out_channels, time_channels, dropout=0.0, scale_shift=True, resample=None,
+                 norm_groups=32):
         super().__init__()
         self.scale_shift = scale_shift
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, norm_groups)
         self.act = Swish()
         self.resample = {None: nn.Identity, "up": Upsample, "down": lambda: nn.AvgPool2d(2, 2)}[resample]()
         self.conv1 = conv(in_channels, out_channels, 3)
         self.time = nn.Dense(time_channels, 2 * out_channels if scale_shift else out_channels)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = GroupNorm(out_channels, norm_groups)
         self.dropout = nn.Dropout(p=dropout) if dropout else nn.Identity()
         self.conv2 = conv(out_channels, out_channels, 3, zero=True)
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
@@ -55,6 +57,7 @@ class AttentionBlock(nn.Cell):
         channels: C.
         num_heads: number of heads; not used where `num_head_channels` is given.
         num_head_channels: channels of a head; must divide C.
+        norm_groups: groups of the normalisation.
 
     Inputs: x (N, C, H, W). Output: as x.
 
@@ -62,7 +65,7 @@ class AttentionBlock(nn.Cell):
         ValueError: C cannot be divided among the heads.
     """
 
-    def __init__(self, channels, num_heads=1, num_head_channels=None):
+    def __init__(self, channels, num_heads=1, num_head_channels=None, norm_groups=32):
         super().__init__()
         if num_head_channels:
             num_heads = channels // num_head_channels
@@ -71,7 +74,7 @@ class AttentionBlock(nn.Cell):
             raise ValueError(f"attention over {channels} channels cannot be divided into {wanted}")
         self.num_heads = num_heads
         self.scale = 1 / math.sqrt(channels // num_heads)
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, norm_groups)
         self.qkv = conv(channels, 3 * channels, 1)
         self.softmax = nn.Softmax(axis=-1)
         self.proj = conv(channels, channels, 1, zero=True)

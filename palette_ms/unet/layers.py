@@ -56,18 +56,18 @@ class GroupNorm(nn.Cell):
     that they cost nothing per pixel.
 
     Args:
-        channels: C. The groups are 32 where 32 divides C, else the greatest common divisor of both. Up to 32
-            channels that can mean groups of one, from which the norm takes away whatever a time embedding adds:
-            such networks need scale-shift conditioning.
+        channels: C.
+        groups: number of groups; the greatest common divisor with C where it does not divide it. Groups of one
+            channel lose each channel's mean, that is, the picture's colour and what a time embedding adds: narrow
+            networks want fewer groups than the usual 32.
         eps: added to the variance.
 
     Inputs: x (N, C, H, W); scale and shift (N, C) or None: y = norm(x) · (1 + scale) + shift. Output: as x.
     """
 
-    def __init__(self, channels, eps=1e-5):
+    def __init__(self, channels, groups=32, eps=1e-5):
         super().__init__()
-        self.channels = channels
-        self.groups = math.gcd(32, channels)
+        self.groups = math.gcd(groups, channels)
         self.eps = eps
         self.weight = Parameter(np.ones(channels, np.float32))
         self.bias = Parameter(np.zeros(channels, np.float32))

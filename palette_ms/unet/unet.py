@@ -38,6 +38,7 @@ class UNet(nn.Cell):
         dropout: in the residual blocks.
         scale_shift: time conditioning by scale and shift (AdaGN); otherwise it is added.
         resblock_updown: residual blocks resample; otherwise strided convolutions, and doubling with a convolution.
+        norm_groups: groups of the normalisations, see `layers.GroupNorm`.
         patch_size: the network works on blocks of patch_size × patch_size pixels (space to depth), which makes
             it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
 
@@ -50,17 +51,17 @@ class UNet(nn.Cell):
 
     def __init__(self, in_channels=6, out_channels=3, base_channels=64, channel_mults=(1, 2, 4, 8), num_res_blocks=2,
                  attention_resolutions=(16,), num_heads=1, num_head_channels=None, dropout=0.0, scale_shift=True,
-                 resblock_updown=True, patch_size=1):
+                 resblock_updown=True, norm_groups=32, patch_size=1):
         super().__init__()
         self.patch_size = patch_size
         self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
         time_channels = 4 * base_channels
 
         def residual(c_in, c_out, resample=None):
-            return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample)
+            return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample, norm_groups)
 
         def attention(channels):
-            return AttentionBlock(channels, num_heads, num_head_channels)
+            return AttentionBlock(channels, num_heads, num_head_channels, norm_groups)
 
         def down(channels):
             return residual(channels, channels, "down") if resblock_updown else DownsampleConv(channels)
@@ -98,7 +99,7 @@ class UNet(nn.Cell):
                                   up(channels) if ends_level else None))
         self.up = nn.CellList(path)
 
-        self.norm_out = GroupNorm(channels)
+        self.norm_out = GroupNorm(channels, norm_groups)
         self.act = Swish()
         self.conv_out = conv(channels, out_channels * patch_size**2, 3, zero=True)
 
