@@ -6,15 +6,12 @@ from PIL import Image
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
-from palette_ms.diffusion.samplers import DDPMSampler
-from palette_ms.diffusion.schedule import make_beta_schedule, respace
+from palette_ms.diffusion.samplers import create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization
 from palette_ms.tasks.inpainting import fill_hole
 from palette_ms.tasks.masks import MASKS
-
-SAMPLERS = {"ddpm": DDPMSampler}
 
 
 class Palette:
@@ -103,16 +100,12 @@ class Palette:
         return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
 
     def _sampler(self, name, steps):
-        if name not in SAMPLERS:
-            raise UserError(f"unknown sampler {name!r}: {', '.join(SAMPLERS)}")
-        diffusion, schedule = self.config.diffusion, self.config.diffusion.test_schedule
-        steps = schedule.num_steps if steps is None else steps
-        if not 1 <= steps <= schedule.num_steps:
-            raise UserError(f"steps must be from 1 to {schedule.num_steps}, the length of the model's chain")
+        """Kept from picture to picture, since it holds the compiled chain."""
         if (name, steps) not in self._samplers:
-            betas = respace(make_beta_schedule(**vars(schedule)), steps)
-            self._samplers[name, steps] = SAMPLERS[name](self.unet, betas, diffusion.variance, diffusion.clip,
-                                                         diffusion.prediction)
+            try:
+                self._samplers[name, steps] = create_sampler(self.unet, self.config.diffusion, steps, name)
+            except ValueError as error:
+                raise UserError(str(error)) from None
         return self._samplers[name, steps]
 
     def _hole(self, task, mask, size, seed):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-import warnings
+import os
+import signal
 
 import mindspore as ms
 import numpy as np
@@ -169,6 +170,14 @@ def test_a_run_leaves_model_states_log_and_samples(finished):
     assert Image.open(output / "samples" / "step_0000006.png").size == (3 * 16 + 2 * 2, 6 * 16 + 5 * 2)
 
 
+def test_tensorboard_gets_the_numbers_of_the_log(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(f"{finished.training.output}/tensorboard")
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss")] == [2, 4, 6]
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(photos, tmp_path, accumulation):
     whole = tiny_config(photos, tmp_path / "whole", accumulation=accumulation, steps=4, sample_every=0)
@@ -263,20 +272,18 @@ def test_batches_have_the_declared_shapes_and_ranges(photos, tmp_path):
     np.testing.assert_array_equal(gray[:, 0], gray[:, 2])
 
 
-def test_unreadable_pictures_are_left_out_with_one_counted_warning(photos, tmp_path):
+def test_unreadable_pictures_are_left_out_and_counted_once(photos, tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
     for path in photos.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "empty.png").write_bytes(b"")
     (folder / "cut.png").write_bytes((photos / "rocket.png").read_bytes()[:900])
-    batches = TrainingBatches(tiny_config(folder, tmp_path, batch_size=5)).iterate(0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(6):
-            assert np.isfinite(next(batches).y_0).all()
-    texts = [str(w.message) for w in caught]
-    assert len(texts) == 1 and texts[0].startswith("2 of 5 pictures cannot be read")
+    batches = TrainingBatches(tiny_config(folder, tmp_path, batch_size=5))
+    for number in range(6):
+        assert np.isfinite(batches.batch(number).y_0).all()
+    assert batches.pictures.complaint().startswith("2 of 5 pictures cannot be read and are left out; the first: ")
+    assert batches.pictures.complaint() is None
 
 
 def test_a_folder_without_a_readable_picture_stops_the_run(tmp_path):
@@ -295,3 +302,21 @@ def test_crops_cover_the_scales_asked_for():
 
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
     assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)
+
+
+def test_ctrl_c_ends_a_run_after_its_step_with_a_state_to_go_on_from(photos, tmp_path, monkeypatch):
+    trainer = loop.Trainer(tiny_config(photos, tmp_path, steps=100, sample_every=0))
+    sample, calls = trainer.batches.batch, []
+
+    def interrupt_at_the_third(number):
+        calls.append(number)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return sample(number)
+
+    monkeypatch.setattr(trainer.batches, "batch", interrupt_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert 0 < trainer.step < 100
+    assert Checkpoint(tmp_path / f"state_{trainer.step:07d}.safetensors").step == trainer.step
+    assert not (tmp_path / "model.safetensors").exists()

@@ -1,6 +1,5 @@
 """A folder of pictures → training batches, each a pure function of the seed and the batch's number."""
 
-import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -29,7 +28,7 @@ class Batch(NamedTuple):
 class Pictures:
     """The pictures of a folder, decoded as they are asked for and kept while the cache has room.
 
-    An unreadable file is left out from then on, with one warning that counts them at `report`.
+    An unreadable file is left out from then on, and told by `complaint`.
     """
 
     def __init__(self, folder, cache_mb):
@@ -38,7 +37,7 @@ class Pictures:
         self._cache = {}
         self._room = cache_mb * 2**20
         self._lock = Lock()
-        self._warned = 0
+        self._told = 0
 
     def __len__(self):
         return len(self.files)
@@ -63,14 +62,14 @@ class Pictures:
             return picture
         raise UserError(f"none of the {len(self.files)} pictures can be read; the first: {self.unreadable[0]}")
 
-    def report(self):
-        """Warn of the unreadable files found since the last report."""
+    def complaint(self):
+        """One line that counts the unreadable files, where there are more than at the last call; else None."""
         count = len(self.unreadable)
-        if count > self._warned:
-            self._warned = count
-            first = next(iter(self.unreadable.values()))
-            warnings.warn(f"{count} of {len(self.files)} pictures cannot be read and are left out; "
-                          f"the first: {first}", stacklevel=2)
+        if count == self._told:
+            return None
+        self._told = count
+        first = next(iter(self.unreadable.values()))
+        return f"{count} of {len(self.files)} pictures cannot be read and are left out; the first: {first}"
 
 
 def crop(picture, size, min_scale, flip, rng):
@@ -159,7 +158,6 @@ class TrainingBatches:
                     batch = pending.popleft().result()
                     pending.append(pool.submit(self.batch, number))
                     number += 1
-                    self.pictures.report()
                     yield batch
             finally:
                 for future in pending:

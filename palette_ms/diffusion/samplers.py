@@ -8,6 +8,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion import prediction as predictions
+from palette_ms.diffusion.schedule import make_beta_schedule, respace
 from palette_ms.seeds import generator
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain
@@ -136,3 +137,25 @@ class DDPMSampler(nn.Cell):
                 y_t.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
                 progress(count)
         return y_t
+
+
+SAMPLERS = {"ddpm": DDPMSampler}
+
+
+def create_sampler(unet, diffusion, steps=None, name="ddpm"):
+    """The sampler that a `palette_ms.config.DiffusionConfig` describes.
+
+    Args:
+        unet: the denoiser.
+        diffusion: the config; its test schedule is the chain.
+        steps: evenly respaced to so many; None: the whole chain.
+        name: one of `SAMPLERS`.
+
+    Raises:
+        ValueError: an unknown name, or steps out of range.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}: {', '.join(SAMPLERS)}")
+    betas = make_beta_schedule(**vars(diffusion.test_schedule))
+    betas = betas if steps is None else respace(betas, steps)
+    return SAMPLERS[name](unet, betas, diffusion.variance, diffusion.clip, diffusion.prediction)

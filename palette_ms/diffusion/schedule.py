@@ -68,7 +68,7 @@ def respace(betas, num_steps):
     """
     betas = np.asarray(betas, np.float64)
     if not 1 <= num_steps <= len(betas):
-        raise ValueError(f"the chain has {len(betas)} steps and cannot be respaced to {num_steps}")
+        raise ValueError(f"steps must be from 1 to {len(betas)}, the length of the chain, not {num_steps}")
     kept = np.linspace(len(betas) - 1, 0, num_steps).round().astype(int)[::-1]
     gammas = np.cumprod(1 - betas)[kept]
     return 1 - gammas / np.append(1.0, gammas[:-1])

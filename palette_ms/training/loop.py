@@ -1,8 +1,11 @@
 """The training run: batches through the compiled step, states written, samples looked at."""
 
+import signal
 import sys
 import time
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event
 
 import mindspore as ms
 import numpy as np
@@ -13,8 +16,7 @@ from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.samplers import DDPMSampler
-from palette_ms.diffusion.schedule import make_beta_schedule, respace
+from palette_ms.diffusion.samplers import create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
@@ -111,34 +113,34 @@ class Trainer:
         output = Path(training.output)
         sampler = None
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
-        batches = self.batches.iterate(self.step * training.accumulation)
         losses, norms, skipped = [], [], 0
-        with TrainingLog(output, self.step, training.steps) as log:
-            try:
-                done = self.step >= training.steps
-                while not done:
-                    for _ in range(training.accumulation):
-                        loss, norm, finite = self.step_cell(*map(Tensor, next(batches)))
-                        losses.append(loss)
-                    norms.append(norm)
-                    self.step += 1
-                    log.advance()
-                    skipped += not finite.asnumpy()
-                    done = self.step >= training.steps or time.monotonic() > end
-                    if done or self.step % training.log_every == 0:
-                        log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
-                        losses, norms, skipped = [], [], 0
-                    if done or self.step % training.save_every == 0:
-                        self._save_state(output)
-                    if training.sample_every and (done or self.step % training.sample_every == 0):
-                        sampler = sampler or self._sampler()
-                        self._sample(sampler, output / "samples" / f"step_{self.step:07d}.png")
-            except KeyboardInterrupt:
-                log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
-                self._save_state(output)
-                raise
-            finally:
-                batches.close()
+        batches = self.batches.iterate(self.step * training.accumulation)
+        with closing(batches), _interrupts() as interrupted, TrainingLog(output, self.step, training.steps) as log:
+            log.say("the first step is compiled, which takes from seconds to a minute ...")
+            done = self.step >= training.steps
+            while not done:
+                for _ in range(training.accumulation):
+                    loss, norm, finite = self.step_cell(*map(Tensor, next(batches)))
+                    losses.append(loss)
+                norms.append(norm)
+                skipped += not finite.asnumpy()
+                self.step += 1
+                log.advance()
+                done = self.step >= training.steps or time.monotonic() > end or interrupted.is_set()
+                if done or self.step % training.log_every == 0:
+                    log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
+                    losses, norms, skipped = [], [], 0
+                    complaint = self.batches.pictures.complaint()
+                    if complaint:
+                        log.say(f"warning: {complaint}")
+                if done or self.step % training.save_every == 0:
+                    self._save_state(output)
+                if interrupted.is_set():
+                    log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
+                    raise KeyboardInterrupt
+                if training.sample_every and (done or self.step % training.sample_every == 0):
+                    sampler = sampler or self._sampler()
+                    self._sample(sampler, output / "samples" / f"step_{self.step:07d}.png")
         self.save(output / MODEL_FILE, with_optimizer=False)
         return output / MODEL_FILE
 
@@ -148,10 +150,9 @@ class Trainer:
             old.unlink()
 
     def _sampler(self):
-        diffusion, schedule = self.config.diffusion, self.config.diffusion.test_schedule
-        betas = make_beta_schedule(schedule.name, schedule.num_steps, schedule.start, schedule.end)
-        betas = respace(betas, min(self.config.training.sample_steps, schedule.num_steps))
-        return DDPMSampler(self.ema, betas, diffusion.variance, diffusion.clip, diffusion.prediction)
+        diffusion = self.config.diffusion
+        return create_sampler(self.ema, diffusion, min(self.config.training.sample_steps,
+                                                       diffusion.test_schedule.num_steps))
 
     def _sample(self, sampler, path):
         """One picture a row, always the same ones: source, sample, original."""
@@ -161,6 +162,23 @@ class Trainer:
         made = sampler(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
         rows = [[to_uint8(picture) for picture in row] for row in zip(cond, made, y_0)]
         save_atomically(grid(rows), path)
+
+
+@contextmanager
+def _interrupts():
+    """An Event that the first Ctrl-C sets, so that the step under way is finished; the second one ends at once."""
+    event = Event()
+
+    def interrupt(*_):
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _mean(scalars):
