@@ -64,6 +64,9 @@ class TaskConfig:
 
     name: Literal["colorization", "inpainting"] = "inpainting"
     weight: float = 1.0
+    # Share of the pictures given other colours, where there are so few that the model would learn their palettes by
+    # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
+    recolor: float = 0.0
     masks: Tuple[Literal["free_form", "rectangle", "center"], ...] = ("free_form", "rectangle")  # inpainting only
 
 
@@ -73,8 +76,8 @@ class DataConfig:
 
     folder: str = "data/train"
     image_size: int = 256
-    # A crop's side is drawn between this share of the picture's shorter side (but not below image_size) and the
-    # whole of it, then resized to image_size. 1: always the largest square.
+    # A crop's side is drawn (log-uniformly) between this share of the picture's shorter side, but not below
+    # image_size, and the whole of it, then resized to image_size. 1: always the largest square.
     min_scale: float = 1.0
     flip: bool = True
     workers: int = 4  # threads
@@ -237,6 +240,8 @@ def _check_ranges(config, where):
             raise UserError(f"{where}: diffusion.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
     if not config.tasks or min(task.weight for task in config.tasks) <= 0:
         raise UserError(f"{where}: tasks needs at least one task, each with a weight above 0")
+    if any(not 0 <= task.recolor <= 1 for task in config.tasks):
+        raise UserError(f"{where}: a task's recolor must be from 0 to 1")
     if any(not task.masks for task in config.tasks):
         raise UserError(f"{where}: a task's masks must name at least one kind of mask")
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)

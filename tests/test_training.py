@@ -14,7 +14,7 @@ from PIL import Image
 
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.config import config_from_dict
-from palette_ms.data.loader import TrainingBatches, crop
+from palette_ms.data.loader import TrainingBatches, crop, recolor
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.errors import UserError
 from palette_ms.training import loop
@@ -298,6 +298,32 @@ def test_crops_cover_the_scales_asked_for():
     spans = [np.ptp(crop(ramp, 20, 0.3, False, rng)) * 127.5 / 255 * 200 for _ in range(300)]
     # 20 pixel centres span 19/20 of the square
     assert min(spans) == pytest.approx(0.95 * 30, abs=3) and max(spans) == pytest.approx(0.95 * 100, abs=3)
+
+
+def test_every_octave_of_scale_is_cropped_equally_often():
+    ramp = np.broadcast_to(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], (400, 400, 3))
+    rng = np.random.default_rng(0)
+    spans = np.array([np.ptp(crop(ramp, 20, 0.25, False, rng)) * 127.5 / 255 * 400 / 0.95 for _ in range(400)])
+    assert ((spans < 200).mean()) == pytest.approx(0.5, abs=0.08)
+
+
+def test_recolored_pictures_keep_their_shapes_and_range():
+    y_0 = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8)).astype(np.float32)
+    for seed in range(20):
+        other = recolor(y_0, np.random.default_rng(seed))
+        assert np.abs(other).max() <= 1 + 1e-6 and other.dtype == np.float32
+        correlations = np.corrcoef(np.concatenate([y_0, other]).reshape(6, -1))[:3, 3:]
+        np.testing.assert_allclose(np.sort(correlations.max(0)), 1, atol=1e-5)  # each channel is one of the old ones
+
+
+def test_colours_are_changed_for_the_tasks_that_ask_for_it(photos, tmp_path):
+    config = tiny_config(photos, tmp_path)
+    for share in (0.0, 1.0):
+        tasks = (dataclasses.replace(config.tasks[0], recolor=share),)
+        batches = TrainingBatches(dataclasses.replace(config, tasks=tasks))
+        plain = TrainingBatches(dataclasses.replace(config, tasks=config.tasks[:1]))
+        changed = [not np.array_equal(batches.sample(i)[0], plain.sample(i)[0]) for i in range(20)]
+        assert np.mean(changed) == share
 
 
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():

@@ -78,7 +78,8 @@ def crop(picture, size, min_scale, flip, rng):
     Args:
         picture: uint8 (H, W, 3).
         size: pixels.
-        min_scale: the square's side is drawn from here to 1, as a share of the shorter side, not below `size`.
+        min_scale: the square's side is drawn from here to 1, as a share of the shorter side, not below `size`;
+            log-uniformly, since photos look alike at every scale.
         flip: mirror every other one.
         rng: numpy.random.Generator.
 
@@ -87,7 +88,7 @@ def crop(picture, size, min_scale, flip, rng):
     height, width = picture.shape[:2]
     shorter = min(height, width)
     smallest = min(shorter, max(size, round(min_scale * shorter)))
-    side = int(rng.integers(smallest, shorter + 1))
+    side = round(np.exp(rng.uniform(np.log(smallest), np.log(shorter))))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     square = picture[top:top + side, left:left + side]
     if side != size:
@@ -95,6 +96,20 @@ def crop(picture, size, min_scale, flip, rng):
     if flip and rng.random() < 0.5:
         square = square[:, ::-1]
     return to_float(square)
+
+
+def recolor(y_0, rng):
+    """Other colours for the same picture: channels permuted, each with a random contrast and brightness.
+
+    Args:
+        y_0: float32 (3, H, W) in [−1, 1].
+        rng: numpy.random.Generator.
+
+    Returns: as y_0.
+    """
+    gain = rng.uniform(0.5, 1, (3, 1, 1)).astype(np.float32)
+    offset = (1 - gain) * rng.uniform(-1, 1, (3, 1, 1)).astype(np.float32)
+    return gain * y_0[rng.permutation(3)] + offset
 
 
 class TrainingBatches:
@@ -137,7 +152,10 @@ class TrainingBatches:
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
         y_0 = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
-        cond, mask = self.tasks[rng.choice(len(self.tasks), p=self.task_probabilities)](y_0, rng)
+        task = rng.choice(len(self.tasks), p=self.task_probabilities)
+        if self.config.tasks[task].recolor > rng.random():
+            y_0 = recolor(y_0, rng)
+        cond, mask = self.tasks[task](y_0, rng)
         return y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
 
     def _order(self, epoch):
