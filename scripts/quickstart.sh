@@ -12,7 +12,7 @@ echo
 echo "2. Training a new model on seven photos for two and a half minutes, to show how it goes ..."
 run=runs/first_try_$(date +%Y%m%d_%H%M%S)
 python -m palette_ms.train --config configs/quickstart.yaml "training.output=$run" training.max_minutes=2.5 \
-    training.log_every=10 training.sample_every=0
+    training.log_every=20 training.sample_every=0
 
 cat <<END
 
