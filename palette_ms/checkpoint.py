@@ -58,6 +58,7 @@ def save_checkpoint(path, config, step, pictures, weights=None, ema=None, optimi
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors writes files that only their owner can read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -311,15 +312,35 @@ def test_mistakes_in_training_end_with_status_2(tmp_path, monkeypatch, capsys):
     assert lines[-1] == "error: model: attention over 20 channels cannot be divided into heads of 32 channels"
 
 
-def test_train_then_sample_through_the_commands(pictures, tmp_path):
-    config = tmp_path / "c.yaml"
-    config.write_text(f"""
+TRAINING = """
 model: {{base_channels: 8, channel_mults: [1, 2], num_res_blocks: 1, attention_resolutions: []}}
 diffusion: {{prediction: v, test_schedule: {{num_steps: 4}}}}
 tasks: [{{name: colorization}}]
 data: {{folder: {pictures}, image_size: 8, workers: 1}}
-training: {{output: {tmp_path / 'run'}, steps: 3, batch_size: 2, log_every: 1, sample_every: 0}}
-""")
+training: {{output: {output}, steps: 3, batch_size: 2, log_every: 1, sample_every: 0}}
+"""
+
+
+def test_ctrl_c_ends_a_run_after_its_step_with_a_state_to_go_on_from(pictures, tmp_path):
+    config, output = tmp_path / "c.yaml", tmp_path / "run"
+    config.write_text(TRAINING.format(pictures=pictures, output=output))
+    arguments = ["--config", str(config), "training.steps=1000000"]
+    run = subprocess.Popen([sys.executable, "-m", "palette_ms.train", *arguments], stderr=subprocess.PIPE, text=True)
+    for line in run.stderr:
+        if line.startswith("step 20/"):  # well inside the compiled loop
+            run.send_signal(signal.SIGINT)
+            break
+    rest = run.stderr.read()
+    assert run.wait() == 130, rest
+    assert "interrupted at step" in rest and "Traceback" not in rest
+    states = list(output.glob("state_*.safetensors"))
+    assert len(states) == 1 and Checkpoint(states[0]).step >= 20
+    assert not (output / "model.safetensors").exists()
+
+
+def test_train_then_sample_through_the_commands(pictures, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(TRAINING.format(pictures=pictures, output=tmp_path / "run"))
     done = command("train", "--config", config, "training.steps=2")
     assert done.returncode == 0, done.stderr
     model = tmp_path / "run" / "model.safetensors"

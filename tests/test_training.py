@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import signal
 
 import mindspore as ms
 import numpy as np
@@ -328,21 +326,3 @@ def test_colours_are_changed_for_the_tasks_that_ask_for_it(photos, tmp_path):
 
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
     assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)
-
-
-def test_ctrl_c_ends_a_run_after_its_step_with_a_state_to_go_on_from(photos, tmp_path, monkeypatch):
-    trainer = loop.Trainer(tiny_config(photos, tmp_path, steps=100, sample_every=0))
-    sample, calls = trainer.batches.batch, []
-
-    def interrupt_at_the_third(number):
-        calls.append(number)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return sample(number)
-
-    monkeypatch.setattr(trainer.batches, "batch", interrupt_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    assert 0 < trainer.step < 100
-    assert Checkpoint(tmp_path / f"state_{trainer.step:07d}.safetensors").step == trainer.step
-    assert not (tmp_path / "model.safetensors").exists()

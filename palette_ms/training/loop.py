@@ -166,7 +166,10 @@ class Trainer:
 
 @contextmanager
 def _interrupts():
-    """An Event that the first Ctrl-C sets, so that the step under way is finished; the second one ends at once."""
+    """An Event that the first Ctrl-C sets, so that the step under way is finished; the second one ends at once.
+
+    SIGTERM counts as one too: while a graph runs, MindSpore takes SIGINT itself and sends its own process SIGTERM.
+    """
     event = Event()
 
     def interrupt(*_):
@@ -174,11 +177,12 @@ def _interrupts():
             raise KeyboardInterrupt
         event.set()
 
-    previous = signal.signal(signal.SIGINT, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _mean(scalars):
