@@ -126,7 +126,8 @@ class Trainer:
                 skipped += not finite.asnumpy()
                 self.step += 1
                 log.advance()
-                done = self.step >= training.steps or time.monotonic() > end or interrupted.is_set()
+                stop = interrupted.is_set()  # read once: it may come at any line below
+                done = self.step >= training.steps or time.monotonic() > end or stop
                 if done or self.step % training.log_every == 0:
                     log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                     losses, norms, skipped = [], [], 0
@@ -135,7 +136,7 @@ class Trainer:
                         log.say(f"warning: {complaint}")
                 if done or self.step % training.save_every == 0:
                     self._save_state(output)
-                if interrupted.is_set():
+                if stop:
                     log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
                     raise KeyboardInterrupt
                 if training.sample_every and (done or self.step % training.sample_every == 0):
