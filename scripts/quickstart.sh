@@ -17,7 +17,7 @@ python -m palette_ms.train --config configs/quickstart.yaml "training.output=$ru
 cat <<END
 
 Look at outputs/quickstart.png: damaged | three samples | their mean | a classical method | original.
-The model of two minutes is $run/model.safetensors; the one that ships had hours of the same training.
+The model of two minutes is $run/model.safetensors; the one that ships had 37 minutes of the same training. Both need more.
 
 Next, with your own pictures (. .venv/bin/activate first):
   python -m palette_ms.sample --ckpt quickstart --task colorization --steps 50 --input PHOTO --output outputs
