@@ -33,6 +33,7 @@ class ModelConfig:
     resblock_updown: bool = True
     norm_groups: int = 32
     patch_size: int = 1
+    source_skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TaskConfig:
     # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
     recolor: float = 0.0
     masks: Tuple[Literal["free_form", "rectangle", "center"], ...] = ("free_form", "rectangle")  # inpainting only
+    fill: Literal["noise", "smooth"] = "noise"  # inpainting only: what the hole holds in the source
 
 
 @dataclass(frozen=True)

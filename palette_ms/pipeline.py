@@ -83,7 +83,8 @@ class Palette:
         y_0 = to_float(original)
         y_0, padded_hole = self._pad(y_0), self._pad(hole)
         if task == "inpainting":
-            cond = fill_hole(y_0, padded_hole, generator(seed, "source"))
+            trained = next(config for config in self.config.tasks if config.name == task)
+            cond = fill_hole(y_0, padded_hole, generator(seed, "source"), trained.fill)
         else:
             cond, _ = colorization(y_0)
         made = self._run(chain, cond, y_0, padded_hole, num_samples, seed, progress)

@@ -8,7 +8,7 @@ from palette_ms.config import TaskConfig
 from palette_ms.data.images import to_float
 from palette_ms.tasks import TASKS, create_task
 from palette_ms.tasks.colorization import colorization
-from palette_ms.tasks.inpainting import inpainting
+from palette_ms.tasks.inpainting import inpainting, smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -27,6 +27,32 @@ def test_inpainting_source_is_noise_in_the_hole_and_the_picture_elsewhere():
     np.testing.assert_array_equal(np.where(mask > 0, 0, cond), np.where(mask > 0, 0, Y_0))
     inside = cond[:, mask[0] > 0]
     assert abs(inside.mean()) < 0.05 and inside.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_smooth_fill_is_the_mean_of_its_neighbours_and_keeps_the_rest(kind):
+    mask = MASKS[kind](np.random.default_rng(3), 48, 64)
+    hole = mask[0] > 0
+    filled = smooth_fill(np.where(mask > 0, np.float32(np.nan), Y_0), mask)
+    np.testing.assert_array_equal(filled[:, ~hole], Y_0[:, ~hole])
+    padded = np.pad(filled, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    neighbours = [padded[:, 1:-1, :-2], padded[:, 1:-1, 2:], padded[:, :-2, 1:-1], padded[:, 2:, 1:-1]]
+    np.testing.assert_allclose(filled[:, hole], np.nanmean(neighbours, 0)[:, hole], atol=1e-5)
+
+
+def test_a_smooth_fill_continues_a_slope():
+    y, x = np.mgrid[:20, :30] / 30
+    slope = np.stack([x, y, x - y]).astype(np.float32)
+    np.testing.assert_allclose(smooth_fill(slope, MASKS["center"](None, 20, 30)), slope, atol=1e-6)
+
+
+def test_a_smooth_fill_of_nothing_known_is_gray():
+    np.testing.assert_array_equal(smooth_fill(Y_0, np.ones_like(Y_0[:1])), 0 * Y_0)
+
+
+def test_the_smooth_source_is_the_smooth_fill():
+    cond, mask = create_task(TaskConfig(fill="smooth"))(Y_0, np.random.default_rng(0))
+    np.testing.assert_array_equal(cond, smooth_fill(Y_0, mask))
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -87,6 +87,12 @@ def test_new_blocks_are_the_identity_and_a_new_network_says_zero():
     np.testing.assert_array_equal(output.asnumpy(), 0)
 
 
+def test_with_a_source_skip_a_new_network_says_its_source():
+    x = normal(1, 6, 8, 8)
+    output = UNet(**TINY, source_skip=True)(Tensor(x), Tensor(np.array([0.5], np.float32)))
+    np.testing.assert_array_equal(output.asnumpy(), x[:, :3])
+
+
 VARIANTS = {
     # 8 channels in 32 groups would be groups of one: what is added to a whole group, its norm takes away again
     "added embedding, convolutions resample": dict(norm_groups=2, scale_shift=False, resblock_updown=False),

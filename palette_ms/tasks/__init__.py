@@ -14,4 +14,4 @@ def create_task(config):
     """The function (y_0, rng) → (cond, mask) of a `TaskConfig`."""
     if config.name == "colorization":
         return colorization
-    return lambda y_0, rng: inpainting(y_0, rng, config.masks)
+    return lambda y_0, rng: inpainting(y_0, rng, config.masks, config.fill)

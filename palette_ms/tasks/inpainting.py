@@ -1,17 +1,56 @@
-"""Inpainting: the hole is filled with Gaussian noise in the source (Palette, section 4.2)."""
+"""Inpainting: what the hole holds in the source is Gaussian noise (Palette, section 4.2) or a smooth first guess."""
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse import linalg
 
 from palette_ms.tasks.masks import MASKS
 
-
-def inpainting(y_0, rng, masks=("free_form", "rectangle")):
+def inpainting(y_0, rng, masks=("free_form", "rectangle"), fill="noise"):
     """A hole of a kind drawn evenly from `masks` (names in `MASKS`). Shapes and ranges as in `palette_ms.tasks`."""
     kind = masks[rng.integers(len(masks))]
     mask = MASKS[kind](rng, *y_0.shape[1:])
-    return fill_hole(y_0, mask, rng), mask
+    return fill_hole(y_0, mask, rng, fill), mask
 
 
-def fill_hole(y_0, mask, rng):
-    """The source: y_0 (3, H, W) outside the mask (1, H, W), standard Gaussian noise inside."""
-    return np.where(mask > 0, rng.standard_normal(y_0.shape, np.float32), y_0)
+def fill_hole(y_0, mask, rng, fill="noise"):
+    """The source: y_0 (3, H, W) outside the mask (1, H, W), a filling inside.
+
+    Args:
+        fill: "noise", standard Gaussian, is the paper's. "smooth" is `smooth_fill`: a small network that starts from
+            it only has to learn what to add.
+    """
+    inside = rng.standard_normal(y_0.shape, np.float32) if fill == "noise" else smooth_fill(y_0, mask)
+    return np.where(mask > 0, inside, y_0)
+
+
+def smooth_fill(y_0, mask):
+    """The membrane over the hole: each of its pixels is the mean of its neighbours (Laplace's equation).
+
+    Args:
+        y_0: float32 (3, H, W); what it holds in the hole is not used.
+        mask: float32 (1, H, W), 1 in the hole.
+
+    Returns: as y_0, filled; where nothing is known, 0.
+    """
+    hole = mask[0] > 0
+    if not hole.any() or hole.all():
+        return np.where(mask > 0, np.float32(0), y_0)
+    number = np.full(hole.shape, -1)  # of each pixel in the hole
+    number[hole] = np.arange(hole.sum())
+    numbers = np.pad(number, 1, constant_values=-2)  # -2: beyond the edge
+    values = np.pad(y_0, ((0, 0), (1, 1), (1, 1)))
+    rows, columns = np.nonzero(hole)
+    neighbours, sums, pairs = 0, 0, []
+    for down, right in ((0, 1), (1, 0), (1, 2), (2, 1)):  # in the padded arrays
+        place = rows + down, columns + right
+        neighbour = numbers[place]
+        neighbours = neighbours + (neighbour > -2)
+        sums = sums + np.where(neighbour == -1, values[:, place[0], place[1]], 0)
+        inside = neighbour >= 0
+        pairs.append((number[hole][inside], neighbour[inside]))
+    i, j = np.concatenate(pairs, 1)
+    laplacian = sparse.diags(neighbours.astype(float)) - sparse.csr_matrix((np.ones(len(i)), (i, j)), (len(rows),) * 2)
+    filled = y_0.copy()
+    filled[:, hole] = linalg.spsolve(laplacian.tocsc(), sums.T.astype(float)).T
+    return filled

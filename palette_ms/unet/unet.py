@@ -41,6 +41,8 @@ class UNet(nn.Cell):
         norm_groups: groups of the normalisations, see `layers.GroupNorm`.
         patch_size: the network works on blocks of patch_size × patch_size pixels (space to depth), which makes
             it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
+        source_skip: add the source (the first `out_channels` channels of x) to the output, which starts at zero: with
+            x̂₀-prediction a network then starts from its source and learns what to change.
 
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1].
     Output: (N, out_channels, H, W), float32.
@@ -51,8 +53,10 @@ class UNet(nn.Cell):
 
     def __init__(self, in_channels=6, out_channels=3, base_channels=64, channel_mults=(1, 2, 4, 8), num_res_blocks=2,
                  attention_resolutions=(16,), num_heads=1, num_head_channels=None, dropout=0.0, scale_shift=True,
-                 resblock_updown=True, norm_groups=32, patch_size=1):
+                 resblock_updown=True, norm_groups=32, patch_size=1, source_skip=False):
         super().__init__()
+        self.out_channels = out_channels
+        self.source_skip = source_skip
         self.patch_size = patch_size
         self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
         time_channels = 4 * base_channels
@@ -126,7 +130,8 @@ class UNet(nn.Cell):
         for i, cell in enumerate(self.up):
             h = cell(ops.concat((h, skips[-1 - i]), 1), emb)
         h = self.conv_out(self.act(self.norm_out(h)))
-        return self.from_patches(ops.cast(h, mstype.float32))
+        y = self.from_patches(ops.cast(h, mstype.float32))
+        return x[:, :self.out_channels] + y if self.source_skip else y
 
     def to_patches(self, x):
         p = self.patch_size
