@@ -1,19 +1,23 @@
 """Checkpoints: one safetensors file with weights, their moving average and the full config.
 
 Tensors are named `weights.*`, `ema.*` and, in a training state, `optimizer.*`. The metadata holds `format`
-(palette_ms), `config` (JSON), `step` and `pictures` (training pictures the model has seen).
+(palette_ms), `config` (JSON), and what is known of `step`, `pictures` (training pictures the model has seen) and
+`source` (which file of another program it was converted from).
+
+MindSpore's own `.ckpt` files are read too, with the config in a YAML file of the same name beside them.
 """
 
 import json
 import os
 from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from palette_ms.config import config_from_dict
+from palette_ms.config import config_from_dict, load_config
 from palette_ms.errors import UserError
 from palette_ms.unet import UNet
 
@@ -38,21 +42,24 @@ def unet_arrays(unet):
     return {name: parameter.asnumpy() for name, parameter in unet.parameters_and_names()}
 
 
-def save_checkpoint(path, config, step, pictures, weights=None, ema=None, optimizer=None):
+def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=None, optimizer=None, source=None):
     """Write a checkpoint to a temporary name, flush it to the disk, then rename it.
 
     Args:
         path: the file to write.
         config: `Config`.
-        step: training steps done.
-        pictures: training pictures seen.
+        step: training steps done, or None: not known.
+        pictures: training pictures seen, or None: not known.
         weights, ema, optimizer: dicts of arrays by name, or None.
+        source: where the weights came from, a text for the user, or None: trained here.
     """
     groups = {"weights": weights, "ema": ema, "optimizer": optimizer}
     # order="C": safetensors writes the buffer as it lies in memory
     tensors = {f"{group}.{name}": np.asarray(value, order="C")
                for group, values in groups.items() for name, value in (values or {}).items()}
-    metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "step": str(step), "pictures": str(pictures)}
+    metadata = {"format": FORMAT, "config": json.dumps(config.to_dict())}
+    known = {"step": step, "pictures": pictures, "source": source}
+    metadata.update({name: str(value) for name, value in known.items() if value is not None})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -69,13 +76,18 @@ def save_checkpoint(path, config, step, pictures, weights=None, ema=None, optimi
 
 
 class Checkpoint:
-    """A checkpoint file, opened: `config`, `step` and `pictures` are read, tensors as they are asked for.
+    """A checkpoint file, opened: the metadata is read, tensors as they are asked for.
 
     Args:
         path: the file, or the name of a model that ships with the package: "quickstart".
 
+    Attributes:
+        config: `Config`.
+        step, pictures: training steps done and pictures seen, or None: not known.
+        source: which file of another program it was converted from, or None.
+
     Raises:
-        UserError: no such file, cut off or damaged, not a checkpoint of this project.
+        UserError: no such file, cut off or damaged, not a checkpoint of this project, a `.ckpt` without its config.
     """
 
     def __init__(self, path):
@@ -83,6 +95,35 @@ class Checkpoint:
         self.path = path = shipped if shipped.is_file() and not path.exists() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")
+        self.step = self.pictures = self.source = self._arrays = None
+        if path.suffix == ".ckpt":
+            self._open_ckpt()
+        else:
+            self._open_safetensors()
+
+    def _open_ckpt(self):
+        beside = [self.path.with_suffix(suffix) for suffix in (".yaml", ".yml")]
+        config = next((path for path in beside if path.is_file()), None)
+        if config is None:
+            raise UserError(f"{self.path} is a MindSpore file, which holds no config: put the model's YAML beside it, "
+                            f"as {beside[0].name}")
+        self.config = load_config(config)
+        self.source = f"MindSpore file {self.path.name}"
+        try:
+            parameters = ms.load_checkpoint(str(self.path))
+        # A damaged file is told by many kinds of error: ValueError, RuntimeError, TypeError …
+        except Exception as error:
+            raise UserError(f"{self.path} is not a whole MindSpore checkpoint: {str(error).splitlines()[0]}") from None
+        arrays = {name: parameter.asnumpy() for name, parameter in parameters.items()}
+        # Saved from a cell around it, the network's parameters have its path before their names.
+        prefix = next((name[:-len("conv_in.weight")] for name in sorted(arrays, key=len)
+                       if name.endswith("conv_in.weight")), "")
+        self._arrays = {f"weights.{name[len(prefix):]}": array for name, array in arrays.items()
+                        if name.startswith(prefix)}
+        self._names = list(self._arrays)
+
+    def _open_safetensors(self):
+        path = self.path
         try:
             with safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
@@ -93,7 +134,9 @@ class Checkpoint:
             raise UserError(f"{path} was not written by palette_ms: its metadata has no config")
         try:
             raw = json.loads(metadata["config"])
-            self.step, self.pictures = int(metadata["step"]), int(metadata["pictures"])
+            self.step, self.pictures = (int(metadata[name]) if name in metadata else None
+                                        for name in ("step", "pictures"))
+            self.source = metadata.get("source")
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: its metadata is damaged ({error})") from None
         self.config = config_from_dict(raw, str(path))
@@ -101,6 +144,8 @@ class Checkpoint:
     def tensors(self, group):
         """The arrays of a group ("weights", "ema", "optimizer") by name; empty where the file has none."""
         prefix = f"{group}."
+        if self._arrays is not None:
+            return {name[len(prefix):]: array for name, array in self._arrays.items() if name.startswith(prefix)}
         with safe_open(self.path, "numpy") as file:
             return {name[len(prefix):]: file.get_tensor(name) for name in self._names if name.startswith(prefix)}
 

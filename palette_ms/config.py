@@ -23,7 +23,7 @@ class ModelConfig:
     in_channels: int = 6
     out_channels: int = 3
     base_channels: int = 64
-    channel_mults: Tuple[int, ...] = (1, 2, 4, 8)
+    channel_mults: Tuple[float, ...] = (1, 2, 4, 8)
     num_res_blocks: int = 2
     attention_resolutions: Tuple[int, ...] = (16,)
     num_heads: int = 1
@@ -33,6 +33,7 @@ class ModelConfig:
     resblock_updown: bool = True
     norm_groups: int = 32
     patch_size: int = 1
+    num_classes: Optional[int] = None
     source_skip: bool = False
 
 
@@ -55,15 +56,17 @@ class DiffusionConfig:
     noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
     train_schedule: ScheduleConfig = ScheduleConfig()
     test_schedule: ScheduleConfig = ScheduleConfig(num_steps=1000, start=1e-4, end=0.09)
-    variance: Literal["posterior", "beta"] = "posterior"
+    variance: Literal["posterior", "beta", "learned_range"] = "posterior"
     clip: bool = True
+    # What the network is told of the noise: its level γ (Palette), or the step of train_schedule (guided-diffusion).
+    time_input: Literal["gamma", "t"] = "gamma"
 
 
 @dataclass(frozen=True)
 class TaskConfig:
     """One task of a model; each training picture draws its task by weight."""
 
-    name: Literal["colorization", "inpainting"] = "inpainting"
+    name: Literal["colorization", "inpainting", "unconditional"] = "inpainting"
     weight: float = 1.0
     # Share of the pictures given other colours, where there are so few that the model would learn their palettes by
     # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
@@ -145,7 +148,7 @@ def load_config(path, overrides=()):
         raise UserError(f"{path}: expected sections ({', '.join(f.name for f in dataclasses.fields(Config))})")
     raw = raw or {}
     for override in overrides:
-        _override(raw, override)
+        apply_override(raw, override)
     return config_from_dict(raw, str(path))
 
 
@@ -156,7 +159,8 @@ def config_from_dict(raw, where):
     return config
 
 
-def _override(raw, override):
+def apply_override(raw, override):
+    """Set one value of nested dicts by a string `section.key=value`, the value as YAML. Raises UserError."""
     key, equals, value = override.partition("=")
     names = key.split(".")
     if not equals or not all(names):
@@ -234,8 +238,8 @@ def _check_ranges(config, where):
             raise UserError(f"{where}: {section}.{name} must not be negative")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
-    if not config.model.channel_mults or min(config.model.channel_mults) < 1:
-        raise UserError(f"{where}: model.channel_mults needs at least one whole number above 0")
+    if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:
+        raise UserError(f"{where}: model.channel_mults needs at least one number above 0")
     for name in ("train_schedule", "test_schedule"):
         schedule = getattr(config.diffusion, name)
         if schedule.num_steps < 1 or not 0 < schedule.start <= schedule.end < 1:

@@ -1,12 +1,14 @@
 """Palette: a checkpoint, ready to restore pictures."""
 
+import sys
+
 import numpy as np
 from PIL import Image
 
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
-from palette_ms.diffusion.samplers import create_sampler
+from palette_ms.diffusion.samplers import ClassConditional, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization
@@ -20,13 +22,15 @@ class Palette:
     Attributes:
         unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W).
         config: what it was built and trained with, a `palette_ms.config.Config`.
-        pictures: how many training pictures it has seen.
+        pictures: how many training pictures it has seen, or None: not known.
+        source: which file of another program it was converted from, or None.
     """
 
-    def __init__(self, unet, config, pictures):
+    def __init__(self, unet, config, pictures=None, source=None):
         self.unet = unet
         self.config = config
         self.pictures = pictures
+        self.source = source
         self._samplers = {}
 
     @classmethod
@@ -34,7 +38,8 @@ class Palette:
         """Load a checkpoint; the averaged weights are used where it has them.
 
         Args:
-            path: a file, or the name of a model that ships with the package: "quickstart".
+            path: a file (`.safetensors`, or MindSpore's `.ckpt` with its config beside it), or the name of a model
+                that ships with the package: "quickstart".
             device: "auto", "Ascend", "GPU" or "CPU".
 
         Raises:
@@ -42,7 +47,9 @@ class Palette:
         """
         checkpoint = Checkpoint(path)
         runtime.setup(device)
-        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures)
+        if checkpoint.source:
+            print(f"model: {checkpoint.source}", file=sys.stderr)
+        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures, checkpoint.source)
 
     @property
     def tasks(self):
@@ -75,8 +82,9 @@ class Palette:
         """
         if task not in self.tasks:
             raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
-        if num_samples < 1 or seed < 0:
-            raise UserError("the number of samples must be at least 1, the seed at least 0")
+        if task == "unconditional":
+            raise UserError("this model makes pictures from nothing and restores none: use generate")
+        _check_counts(num_samples, seed)
         original = load_image(image)
         hole = self._hole(task, mask, original.shape[:2], seed)
         chain = self._sampler(sampler, steps)
@@ -92,22 +100,60 @@ class Palette:
         keep = hole[0][..., None] == 0
         return [Image.fromarray(np.where(keep, original, to_uint8(picture[:, :height, :width]))) for picture in made]
 
+    def generate(self, num_samples=1, size=None, label=None, sampler="ddpm", steps=None, seed=0, progress=None):
+        """Pictures from nothing, with an unconditional or class-conditional model.
+
+        Args:
+            num_samples: how many, made in one batch.
+            size: (height, width), multiples of `unet.multiple`; None: the square that the model was trained at.
+            label: class of a class-conditional model, or None: each picture draws one.
+            sampler, steps, seed, progress: as in `restore`.
+
+        Returns: list of `num_samples` PIL images, RGB.
+
+        Raises:
+            UserError: a model that restores, an unknown class or sampler, a size that the network does not divide, a
+                number out of range.
+        """
+        if "unconditional" not in self.tasks:
+            raise UserError(f"this model restores pictures ({', '.join(self.tasks)}) and needs one: use restore")
+        _check_counts(num_samples, seed)
+        height, width = size or (self.config.data.image_size,) * 2
+        if height < 1 or width < 1 or height % self.unet.multiple or width % self.unet.multiple:
+            raise UserError(f"height and width must be multiples of {self.unet.multiple}, not {height}×{width}")
+        chain = self._sampler(sampler, steps, self._labels(label, num_samples, seed))
+        y_T = _start(seed, num_samples, (self.config.model.in_channels, height, width))
+        return [Image.fromarray(to_uint8(picture)) for picture in chain(None, y_T, seed, progress=progress).asnumpy()]
+
+    def _labels(self, label, num_samples, seed):
+        """The class of each picture, a tuple; None for a model without classes."""
+        classes = self.config.model.num_classes
+        if classes is None:
+            if label is not None:
+                raise UserError("this model knows no classes")
+            return None
+        if label is None:
+            return tuple(generator(seed, "label", k).integers(classes) for k in range(num_samples))
+        if not 0 <= label < classes:
+            raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
+        return (label,) * num_samples
+
     def _run(self, chain, cond, y_0, hole, num_samples, seed, progress):
         """num_samples chains over one picture: arrays (C, H, W) in, (num_samples, 3, H, W) out."""
         cond, y_0, hole = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0, hole))
-        noise = np.stack([generator(seed, "start", k).standard_normal(y_0.shape[1:], np.float32)
-                          for k in range(num_samples)])
-        y_T = hole * noise + (1 - hole) * y_0
+        y_T = hole * _start(seed, num_samples, y_0.shape[1:]) + (1 - hole) * y_0
         return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
 
-    def _sampler(self, name, steps):
+    def _sampler(self, name, steps, labels=None):
         """Kept from picture to picture, since it holds the compiled chain."""
-        if (name, steps) not in self._samplers:
+        key = name, steps, labels
+        if key not in self._samplers:
+            unet = self.unet if labels is None else ClassConditional(self.unet, labels)
             try:
-                self._samplers[name, steps] = create_sampler(self.unet, self.config.diffusion, steps, name)
+                self._samplers[key] = create_sampler(unet, self.config.diffusion, steps, name)
             except ValueError as error:
                 raise UserError(str(error)) from None
-        return self._samplers[name, steps]
+        return self._samplers[key]
 
     def _hole(self, task, mask, size, seed):
         """The mask as float32 (1, H, W)."""
@@ -134,3 +180,13 @@ class Palette:
         """(C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
         bottom, right = (-side % self.unet.multiple for side in array.shape[1:])
         return np.pad(array, ((0, 0), (0, bottom), (0, right)), "symmetric")
+
+
+def _check_counts(num_samples, seed):
+    if num_samples < 1 or seed < 0:
+        raise UserError("the number of samples must be at least 1, the seed at least 0")
+
+
+def _start(seed, count, shape):
+    """The noise that chains start from, float32 (count, *shape): each picture has a stream of its own."""
+    return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in range(count)])

@@ -1,4 +1,4 @@
-"""python -m palette_ms.sample: restore a picture, or a folder of them, with a checkpoint."""
+"""python -m palette_ms.sample: restore a picture, or a folder of them, or make new ones, with a checkpoint."""
 
 import argparse
 import sys
@@ -17,7 +17,8 @@ BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: se
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
-    parser.add_argument("--input", required=True, type=Path, help="picture, or folder of pictures")
+    parser.add_argument("--input", type=Path, help="picture, or folder of pictures; left out for a model that makes "
+                                                   "pictures from nothing")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results, PNG")
     parser.add_argument("--task", help="colorization or inpainting; needed where the model knows several")
     parser.add_argument("--mask", help="for inpainting: a picture (white: make these pixels), a folder of them with "
@@ -25,27 +26,49 @@ def main():
     parser.add_argument("--sampler", default="ddpm", help="ddpm")
     parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
     parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
+    parser.add_argument("--class", dest="label", type=int, help="of a class-conditional model (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     args = parser.parse_args()
 
-    folder = args.input.is_dir()
-    if not folder and not args.input.is_file():
-        raise UserError(f"no such picture or folder: {args.input}")
-    pictures = list_images(args.input) if folder else [args.input]
-    targets = output_names(pictures, args.input if folder else args.input.parent, args.output)
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file; it must be a folder")
+    work = inputs(args.input, args.output) if args.input else []
 
     from palette_ms.pipeline import Palette
 
     palette = Palette.load(args.ckpt, args.device)
-    task = args.task or default_task(palette.tasks, args.mask)
-    if palette.pictures < BARELY_TRAINED:
+    if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
+    if "unconditional" in palette.tasks:
+        if args.input or args.mask:
+            raise UserError("this model makes pictures from nothing: leave --input and --mask out")
+        with tqdm(desc="sample", unit="step", disable=None, leave=False) as bar:
+            results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed,
+                                       bar.update)
+        write(results, args.output / f"sample_{args.seed}")
+        return
+    if not work:
+        raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
+    if args.label is not None:
+        raise UserError("--class is for models that make pictures from nothing")
+    restore(palette, work, args)
+
+
+def inputs(source, output):
+    """(picture, where its result goes, without suffix) for a picture or all of a folder."""
+    folder = source.is_dir()
+    if not folder and not source.is_file():
+        raise UserError(f"no such picture or folder: {source}")
+    pictures = list_images(source) if folder else [source]
+    return list(zip(pictures, output_names(pictures, source if folder else source.parent, output)))
+
+
+def restore(palette, work, args):
+    task = args.task or default_task(palette.tasks, args.mask)
     failed = 0
-    for picture, target in zip(pictures, targets):
+    for picture, target in work:
         try:
             if picture.resolve() == target.with_suffix(".png").resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
@@ -53,20 +76,25 @@ def main():
                 results = palette.restore(picture, task, mask_for(args.mask, picture), args.sampler, args.steps,
                                           args.num_samples, args.seed, bar.update)
         except UserError as error:
-            if not folder:
+            if not args.input.is_dir():
                 raise
             failed += 1
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        for k, result in enumerate(results):
-            name = target.name + (f"_{k}" if len(results) > 1 else "") + ".png"
-            try:
-                save_atomically(result, target.with_name(name))
-            except OSError as error:
-                raise UserError(f"cannot write {target.with_name(name)}: {error.strerror}") from None
-            print(target.with_name(name))
+        write(results, target)
     if failed:
-        raise UserError(f"{failed} of {len(pictures)} pictures could not be restored")
+        raise UserError(f"{failed} of {len(work)} pictures could not be restored")
+
+
+def write(results, target):
+    """Each as PNG under the target's name, with its number where there are several, and its path on stdout."""
+    for k, result in enumerate(results):
+        path = target.with_name(target.name + (f"_{k}" if len(results) > 1 else "") + ".png")
+        try:
+            save_atomically(result, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        print(path)
 
 
 def default_task(tasks, mask):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from golden import DATA, golden_unet, relative_error
+from golden import DATA, golden_unet, load_arrays, relative_error
 from mindspore import Tensor
 
 from palette_ms.diffusion.loss import DiffusionLoss
@@ -12,8 +12,7 @@ from palette_ms.diffusion.schedule import SCHEDULES, make_beta_schedule
 
 @pytest.fixture(scope="module")
 def arrays():
-    with np.load(DATA / "palette_unet.npz") as data:
-        return {name: data[name] for name in data.files}
+    return load_arrays("palette_unet.npz")
 
 
 @pytest.fixture(scope="module")

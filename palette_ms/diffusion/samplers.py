@@ -1,6 +1,7 @@
 """Algorithm 2: from noise to a picture, step by step, conditioned on the source.
 
-A sampler knows a denoiser, called as unet(source ‖ y_t, γ), and the β of its steps; nothing else.
+A sampler knows a denoiser, called as unet(source ‖ y_t, γ), and the β of its steps; nothing else. Without a source
+the denoiser sees y_t alone.
 """
 
 import numpy as np
@@ -8,13 +9,15 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion import prediction as predictions
-from palette_ms.diffusion.schedule import make_beta_schedule, respace
+from palette_ms.diffusion.schedule import evenly_spaced, make_beta_schedule, respace
 from palette_ms.seeds import generator
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain
 # a block of steps at a time. The block bounds the memory, and progress is reported between blocks.
 _NOISE_BLOCK_BYTES = 64 * 2**20
 _REPORTS = 20
+
+VARIANCES = ("posterior", "beta", "learned_range")
 
 
 class NoiseStream:
@@ -43,37 +46,42 @@ class DDPMSampler(nn.Cell):
     Args:
         unet: the denoiser.
         betas: (T,), of the chain to run; respaced schedules have their own.
-        variance: "posterior", (1−γ_{t−1})/(1−γ_t) β_t, or "beta", β_t, which is Palette's Algorithm 2.
+        variance: "posterior", (1−γ_{t−1})/(1−γ_t) β_t; "beta", β_t, which is Palette's Algorithm 2; or
+            "learned_range": the network's second half of channels says where between the logarithms of these two
+            it lies, −1 posterior and 1 β (Nichol & Dhariwal 2021, eq. 15).
         clip: keep ŷ₀ in [−1, 1].
         prediction: what the network says: "eps", "v" or "x0".
+        times: (T,), what the network is told at each step, where it is not γ but the step of the chain it was
+            trained with.
 
     Raises:
         ValueError: an unknown variance or prediction.
     """
 
-    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps"):
+    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps", times=None):
         super().__init__()
         predictions.check(prediction)
+        if variance not in VARIANCES:
+            raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
         betas = np.asarray(betas, np.float64)
         # Floored: ε-prediction divides by √γ, and γ_T is 1e-20 in the paper's chain and 0 in jsd.
         gammas = np.maximum(np.cumprod(1 - betas), 1e-20)
         previous = np.append(1.0, gammas[:-1])
-        if variance == "posterior":
-            variances = betas * (1 - previous) / (1 - gammas)
-        elif variance == "beta":
-            variances = betas.copy()
-        else:
-            raise ValueError(f"unknown variance {variance!r}: posterior, beta")
+        posterior = betas * (1 - previous) / (1 - gammas)
+        variances = {"posterior": posterior, "beta": betas, "learned_range": np.ones_like(betas)}[variance].copy()
         variances[0] = 0  # the last step adds no noise
+        # The logarithms of the learned range's ends; at the last step, which uses neither, posterior is 0.
+        ends = np.log([np.maximum(posterior, 1e-20), betas]) / 2
         a, b = predictions.y_0_coefficients(prediction, gammas)
         self.unet = unet
         self.num_steps = len(betas)
         self.clip = clip
+        self.learned = variance == "learned_range"
         table = np.stack([
-            gammas, a, b,
+            gammas if times is None else times, a, b,
             betas * np.sqrt(previous) / (1 - gammas),
             (1 - previous) * np.sqrt(1 - betas) / (1 - gammas),
-            np.sqrt(variances),
+            np.sqrt(variances), *ends,
         ], 1)
         self.table = Tensor(table.astype(np.float32))
 
@@ -81,17 +89,24 @@ class DDPMSampler(nn.Cell):
         """One step of the chain, a pure function.
 
         Args:
-            y_t, cond, noise: (N, 3, H, W).
+            y_t, noise: (N, 3, H, W).
+            cond: (N, 3, H, W), or None for a denoiser without a source.
             t: the step, from T − 1 (noisiest) down to 0; a number or an int32 scalar tensor.
 
         Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
         """
         row = self.table[t]
-        output = self.unet(ops.concat((cond, y_t), 1), ops.broadcast_to(row[0], (y_t.shape[0],)))
+        x = y_t if cond is None else ops.concat((cond, y_t), 1)
+        output = self.unet(x, ops.broadcast_to(row[0], (y_t.shape[0],)))
+        deviation = row[5]
+        if self.learned:
+            output, place = ops.chunk(output, 2, 1)
+            place = (place + 1) / 2
+            deviation = deviation * ops.exp((1 - place) * row[6] + place * row[7])
         y_0 = row[1] * y_t + row[2] * output
         if self.clip:
             y_0 = ops.clamp(y_0, -1, 1)
-        return row[3] * y_0 + row[4] * y_t + row[5] * noise
+        return row[3] * y_0 + row[4] * y_t + deviation * noise
 
     def construct(self, y_t, cond, mask, y_0, noise, t, count):
         """`count` steps from step t down, with noise[i] added at the i-th and the known pixels put back after it."""
@@ -106,7 +121,7 @@ class DDPMSampler(nn.Cell):
         """The whole chain.
 
         Args:
-            cond: source (N, 3, H, W).
+            cond: source (N, 3, H, W), or None for a denoiser without one.
             y_T: the noise it starts from (N, 3, H, W).
             seed: decides the noise of the steps.
             mask: (N, 1, H, W), 1 where pixels are to be made, or None: everywhere.
@@ -121,7 +136,7 @@ class DDPMSampler(nn.Cell):
         if mask is not None and y_0 is None:
             raise ValueError("with a mask, y_0 must give the known pixels")
         stream = NoiseStream(seed, y_T.shape)
-        cond, y_t = Tensor(cond), Tensor(y_T)
+        cond, y_t = None if cond is None else Tensor(cond), Tensor(y_T)
         mask = ops.ones((1, 1, 1, 1), y_t.dtype) if mask is None else Tensor(mask)
         y_0 = ops.zeros((1, 1, 1, 1), y_t.dtype) if y_0 is None else Tensor(y_0)
         block = min(max(1, _NOISE_BLOCK_BYTES // (4 * y_t.size)), -(-self.num_steps // _REPORTS))
@@ -137,6 +152,23 @@ class DDPMSampler(nn.Cell):
                 y_t.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
                 progress(count)
         return y_t
+
+
+class ClassConditional(nn.Cell):
+    """A class-conditional denoiser with its classes filled in: called as samplers call one.
+
+    Args:
+        unet: called as unet(x, time, label).
+        labels: (N,), whole numbers.
+    """
+
+    def __init__(self, unet, labels):
+        super().__init__()
+        self.unet = unet
+        self.labels = Tensor(labels, mstype.int32)
+
+    def construct(self, x, time):
+        return self.unet(x, time, self.labels)
 
 
 SAMPLERS = {"ddpm": DDPMSampler}
@@ -157,5 +189,6 @@ def create_sampler(unet, diffusion, steps=None, name="ddpm"):
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}: {', '.join(SAMPLERS)}")
     betas = make_beta_schedule(**vars(diffusion.test_schedule))
-    betas = betas if steps is None else respace(betas, steps)
-    return SAMPLERS[name](unet, betas, diffusion.variance, diffusion.clip, diffusion.prediction)
+    kept = evenly_spaced(len(betas), len(betas) if steps is None else steps)
+    times = kept if diffusion.time_input == "t" else None
+    return SAMPLERS[name](unet, respace(betas, kept), diffusion.variance, diffusion.clip, diffusion.prediction, times)

@@ -52,25 +52,37 @@ def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
     return np.asarray(SCHEDULES[name](num_steps, start, end), np.float64)
 
 
-def respace(betas, num_steps):
-    """β of the chain that visits only `num_steps` of the steps, evenly spaced from the first to the last.
-
-    γ at the steps kept is that of the original chain (Nichol & Dhariwal 2021, eq. 19).
+def evenly_spaced(length, num_steps):
+    """The steps that a shorter chain keeps, evenly spaced from the first to the last, as guided-diffusion does.
 
     Args:
-        betas: (T,).
+        length: T, of the whole chain.
         num_steps: K, from 1 to T. With one step it is the last, noisiest one.
 
-    Returns: float64 (K,).
+    Returns: int (K,), ascending.
 
     Raises:
         ValueError: K is not in 1 … T.
     """
-    betas = np.asarray(betas, np.float64)
-    if not 1 <= num_steps <= len(betas):
-        raise ValueError(f"steps must be from 1 to {len(betas)}, the length of the chain, not {num_steps}")
-    kept = np.linspace(len(betas) - 1, 0, num_steps).round().astype(int)[::-1]
-    gammas = np.cumprod(1 - betas)[kept]
+    if not 1 <= num_steps <= length:
+        raise ValueError(f"steps must be from 1 to {length}, the length of the chain, not {num_steps}")
+    if num_steps == 1:
+        return np.array([length - 1])
+    strides = np.full(num_steps, (length - 1) / (num_steps - 1))
+    strides[0] = 0
+    return np.cumsum(strides).round().astype(int)  # summed up, since guided-diffusion rounds what it sums up
+
+
+def respace(betas, kept):
+    """β of the chain that visits only some of the steps (Nichol & Dhariwal 2021, eq. 19): γ at those stays as it was.
+
+    Args:
+        betas: (T,).
+        kept: (K,), ascending indices of steps.
+
+    Returns: float64 (K,).
+    """
+    gammas = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
     return 1 - gammas / np.append(1.0, gammas[:-1])
 
 

@@ -41,6 +41,10 @@ class Trainer:
         training, diffusion = config.training, config.diffusion
         if training.precision == "bfloat16" and runtime.device() == "CPU":
             raise UserError("MindSpore has no bfloat16 on CPU: training.precision must be float32 or float16")
+        if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range" or config.model.num_classes
+                or any(task.name == "unconditional" for task in config.tasks)):
+            raise UserError("training knows no time_input but gamma, no learned variance, no classes and no "
+                            "unconditional task yet: networks of guided-diffusion can only be sampled from")
         self.config = config
         self.batches = TrainingBatches(config)
         self.unet = build_unet(config.model)
@@ -77,6 +81,9 @@ class Trainer:
         return {p.name: p for p in self.step_cell.get_parameters() if id(p) not in networks}
 
     def pictures_seen(self):
+        """How many training pictures the model has seen, or None where those of its first weights are not known."""
+        if self.pictures_before is None:
+            return None
         training = self.config.training
         return self.pictures_before + self.step * training.batch_size * training.accumulation
 
@@ -98,7 +105,7 @@ class Trainer:
             parameter.set_data(Tensor(arrays[name]))
         self.step = checkpoint.step
         self.pictures_before = 0
-        self.pictures_before = checkpoint.pictures - self.pictures_seen()
+        self.pictures_before = None if checkpoint.pictures is None else checkpoint.pictures - self.pictures_seen()
 
     # The run
 
@@ -206,6 +213,8 @@ def advice(config, pictures_before):
     Measured on a CPU with 2 M parameters at 32×32: after 13 000 pictures v-prediction was soft and blotchy,
     ε-prediction coloured noise. The paper's models saw a thousand million.
     """
+    if pictures_before is None:
+        return None
     training = config.training
     pictures = pictures_before + training.steps * training.batch_size * training.accumulation
     eps = config.diffusion.prediction == "eps"

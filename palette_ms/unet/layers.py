@@ -26,7 +26,7 @@ class TimeEmbedding(nn.Cell):
         time_channels: width of the output; 4 · channels by default.
         max_period: the longest wavelength over 2π.
 
-    Inputs: gamma (N,). Output: (N, time_channels).
+    Inputs: gamma (N,), or any other number that tells the noise, such as the step t. Output: (N, time_channels).
     """
 
     def __init__(self, channels, time_channels=None, max_period=10000.0):
@@ -41,7 +41,7 @@ class TimeEmbedding(nn.Cell):
         self.dense2 = nn.Dense(time_channels, time_channels)
 
     def construct(self, gamma):
-        angles = gamma.reshape((-1, 1)) * self.frequencies
+        angles = ops.cast(gamma, self.frequencies.dtype).reshape((-1, 1)) * self.frequencies
         embedding = ops.concat((ops.cos(angles), ops.sin(angles)), 1)
         if self.odd:
             embedding = ops.concat((embedding, ops.zeros_like(embedding[:, :1])), 1)

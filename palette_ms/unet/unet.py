@@ -1,7 +1,8 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
+from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
-from mindspore import nn, ops
+from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.layers import DownsampleConv, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
@@ -29,7 +30,8 @@ class UNet(nn.Cell):
         in_channels: channels of source ‖ noisy image.
         out_channels: channels of the prediction.
         base_channels: width of the first level.
-        channel_mults: width of each level over `base_channels`; a level halves the size of the one before.
+        channel_mults: width of each level over `base_channels` (need not be whole); a level halves the size of the
+            one before.
         num_res_blocks: residual blocks of a level on the way down; the way up has one more.
         attention_resolutions: downsampling factors (1, 2, 4, …) at whose levels attention stands, down and up.
             The middle always has it.
@@ -41,10 +43,14 @@ class UNet(nn.Cell):
         norm_groups: groups of the normalisations, see `layers.GroupNorm`.
         patch_size: the network works on blocks of patch_size × patch_size pixels (space to depth), which makes
             it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
+        num_classes: of a class-conditional network, whose class embedding is added to the time embedding; None: it
+            has no classes.
         source_skip: add the source (the first `out_channels` channels of x) to the output, which starts at zero: with
             x̂₀-prediction a network then starts from its source and learns what to change.
 
-    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1].
+    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
+        step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
+        a class-conditional network.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -53,10 +59,11 @@ class UNet(nn.Cell):
 
     def __init__(self, in_channels=6, out_channels=3, base_channels=64, channel_mults=(1, 2, 4, 8), num_res_blocks=2,
                  attention_resolutions=(16,), num_heads=1, num_head_channels=None, dropout=0.0, scale_shift=True,
-                 resblock_updown=True, norm_groups=32, patch_size=1, source_skip=False):
+                 resblock_updown=True, norm_groups=32, patch_size=1, num_classes=None, source_skip=False):
         super().__init__()
         self.out_channels = out_channels
         self.source_skip = source_skip
+        self.num_classes = num_classes
         self.patch_size = patch_size
         self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
         time_channels = 4 * base_channels
@@ -73,15 +80,17 @@ class UNet(nn.Cell):
         def up(channels):
             return residual(channels, channels, "up") if resblock_updown else UpsampleConv(channels)
 
-        channels = base_channels * channel_mults[0]
+        channels = int(base_channels * channel_mults[0])
         self.time_embedding = TimeEmbedding(base_channels, time_channels)
+        if num_classes:
+            self.label_embedding = Parameter(initializer(Normal(1.0), (num_classes, time_channels)))
         self.conv_in = conv(in_channels * patch_size**2, channels, 3)
         last = len(channel_mults) - 1
 
         path, skip_channels = [], [channels]
         for level, mult in enumerate(channel_mults):
             for _ in range(num_res_blocks):
-                c_in, channels = channels, base_channels * mult
+                c_in, channels = channels, int(base_channels * mult)
                 attends = 2**level in attention_resolutions
                 path.append(Stage(residual(c_in, channels), attention(channels) if attends else None))
                 skip_channels.append(channels)
@@ -96,7 +105,7 @@ class UNet(nn.Cell):
         path = []
         for level, mult in reversed(list(enumerate(channel_mults))):
             for i in range(num_res_blocks + 1):
-                c_in, channels = channels + skip_channels.pop(), base_channels * mult
+                c_in, channels = channels + skip_channels.pop(), int(base_channels * mult)
                 attends = 2**level in attention_resolutions
                 ends_level = level != 0 and i == num_res_blocks
                 path.append(Stage(residual(c_in, channels), attention(channels) if attends else None,
@@ -117,10 +126,12 @@ class UNet(nn.Cell):
                 cell.to_float(dtype)
         return self
 
-    def construct(self, x, gamma):
+    def construct(self, x, gamma, label=None):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
         emb = self.time_embedding(gamma)
+        if self.num_classes:
+            emb = emb + ops.gather(self.label_embedding, label, 0)
         h = self.conv_in(self.to_patches(x))
         skips = (h,)
         for cell in self.down:
