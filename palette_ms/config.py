@@ -34,7 +34,8 @@ class ModelConfig:
     norm_groups: int = 32
     patch_size: int = 1
     num_classes: Optional[int] = None
-    source_skip: bool = False
+    noise_input: Literal["value", "angle"] = "value"
+    from_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,74 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One task of a model; each training picture draws its task by weight."""
+    """What every task of a model has; each training picture draws its task by weight."""
 
-    name: Literal["colorization", "inpainting", "unconditional"] = "inpainting"
+    name: str
     weight: float = 1.0
     # Share of the pictures given other colours, where there are so few that the model would learn their palettes by
     # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
     recolor: float = 0.0
-    masks: Tuple[Literal["free_form", "rectangle", "center"], ...] = ("free_form", "rectangle")  # inpainting only
-    fill: Literal["noise", "smooth"] = "noise"  # inpainting only: what the hole holds in the source
+
+    def options(self):
+        """The task's own values by name: the further arguments of its function in `palette_ms.tasks`."""
+        common = {field.name for field in dataclasses.fields(TaskConfig)}
+        return {name: value for name, value in vars(self).items() if name not in common}
+
+
+@dataclass(frozen=True)
+class ColorizationConfig(TaskConfig):
+    name: Literal["colorization"] = "colorization"
+    # What the source holds: luma (Rec. 601), or the L of CIE Lab, which then is put back into the result.
+    gray: Literal["luma", "lightness"] = "luma"
+
+
+@dataclass(frozen=True)
+class InpaintingConfig(TaskConfig):
+    name: Literal["inpainting"] = "inpainting"
+    masks: Tuple[Literal["free_form", "rectangle", "center", "free_form_10_20", "free_form_20_30", "free_form_30_40"],
+                 ...] = ("free_form", "rectangle")
+    fill: Literal["noise", "smooth"] = "noise"  # what the hole holds in the source
+
+
+@dataclass(frozen=True)
+class UncroppingConfig(TaskConfig):
+    name: Literal["uncropping"] = "uncropping"
+    sides: Tuple[Literal["left", "right", "top", "bottom", "all"], ...] = ("left", "right", "top", "bottom", "all")
+    fill: Literal["noise", "smooth"] = "noise"
+
+
+@dataclass(frozen=True)
+class JpegRestorationConfig(TaskConfig):
+    name: Literal["jpeg_restoration"] = "jpeg_restoration"
+    quality: Tuple[int, int] = (5, 30)  # lowest and highest factor
+
+
+@dataclass(frozen=True)
+class SuperResolutionConfig(TaskConfig):
+    name: Literal["super_resolution"] = "super_resolution"
+    scales: Tuple[int, ...] = (4,)
+
+
+@dataclass(frozen=True)
+class DeblurringConfig(TaskConfig):
+    name: Literal["deblurring"] = "deblurring"
+    kinds: Tuple[Literal["gaussian", "motion"], ...] = ("gaussian", "motion")
+    sigma: Tuple[float, float] = (0.5, 3.0)  # of a Gaussian, pixels
+    length: Tuple[float, float] = (3.0, 15.0)  # of a motion, pixels
+
+
+@dataclass(frozen=True)
+class DenoisingConfig(TaskConfig):
+    name: Literal["denoising"] = "denoising"
+    sigma: Tuple[float, float] = (5.0, 50.0)  # grey levels of 255
+
+
+@dataclass(frozen=True)
+class UnconditionalConfig(TaskConfig):
+    name: Literal["unconditional"] = "unconditional"
+
+
+TASK_CONFIGS = {config.name: config for config in TaskConfig.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +178,7 @@ class Config:
 
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
-    tasks: Tuple[TaskConfig, ...] = (TaskConfig(),)
+    tasks: Tuple[TaskConfig, ...] = (InpaintingConfig(),)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -185,6 +245,8 @@ def _build(kind, value, where, key):
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: {key} must be a list, not {value!r}")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise UserError(f"{where}: {key} must be a list of {len(arguments)}, not {value!r}")
         return tuple(_build(arguments[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is Literal:
         if value not in arguments:
@@ -203,6 +265,8 @@ def _build(kind, value, where, key):
 def _build_dataclass(kind, value, where, key):
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key} must be a section with keys, not {value!r}")
+    if kind is TaskConfig:
+        kind = TASK_CONFIGS[_build(Literal[tuple(TASK_CONFIGS)], value.get("name"), where, f"{key}.name")]
     types = typing.get_type_hints(kind)
     prefix = f"{key}." if key else ""
     for name in value:
@@ -248,9 +312,22 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: tasks needs at least one task, each with a weight above 0")
     if any(not 0 <= task.recolor <= 1 for task in config.tasks):
         raise UserError(f"{where}: a task's recolor must be from 0 to 1")
-    if any(not task.masks for task in config.tasks):
-        raise UserError(f"{where}: a task's masks must name at least one kind of mask")
+    for i, task in enumerate(config.tasks):
+        _check_task(task, f"{where}: tasks[{i}]")
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
     if config.data.image_size % multiple:
         raise UserError(f"{where}: data.image_size {config.data.image_size} must be a multiple of {multiple} "
                         "(model.patch_size times 2 for each level after the first)")
+
+
+def _check_task(task, where):
+    lowest = {"quality": 1, "sigma": 0, "length": 1}
+    for name, value in task.options().items():
+        if value == ():
+            raise UserError(f"{where}.{name} must name at least one")
+        if name in lowest and not lowest[name] <= value[0] <= value[1]:
+            raise UserError(f"{where}.{name} must be two numbers, from {lowest[name]} on, the smaller first")
+    if task.name == "jpeg_restoration" and task.quality[1] > 100:
+        raise UserError(f"{where}.quality must not be above 100")
+    if task.name == "super_resolution" and min(task.scales) < 2:
+        raise UserError(f"{where}.scales must be whole numbers from 2 on")

@@ -20,8 +20,8 @@ def main():
                         help="torch: write the state dict that the PyTorch program loads")
     parser.add_argument("--arch", choices=("palette", "adm"), help="default: by the names of the tensors")
     parser.add_argument("--config", help="the PyTorch program's config: the port's JSON, guided-diffusion's flags (as "
-                                         "text or in a file), or its arguments as JSON or YAML; default: what the "
-                                         "tensors tell")
+                                         "text or in a file), or its arguments as JSON or YAML; or a YAML of this "
+                                         "program; default: what the tensors tell")
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="a value of this program's config, such as model.num_head_channels=64")
     args = parser.parse_intermixed_args()

@@ -11,7 +11,8 @@ from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.diffusion.samplers import ClassConditional, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
-from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.colorization import colorization, with_lightness
+from palette_ms.tasks.degradations import enlarge
 from palette_ms.tasks.inpainting import fill_hole
 from palette_ms.tasks.masks import MASKS
 
@@ -57,7 +58,7 @@ class Palette:
         return tuple(dict.fromkeys(task.name for task in self.config.tasks))
 
     def restore(self, image, task="colorization", mask=None, sampler="ddpm", steps=None, num_samples=1, seed=0,
-                progress=None):
+                scale=None, extend=None, progress=None):
         """Restore a picture of any size.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -67,38 +68,88 @@ class Palette:
             image: path, PIL image or uint8 array (H, W), (H, W, 3) or (H, W, 4).
             task: one of `tasks`.
             mask: for inpainting: path, PIL image or array of the picture's size, white (above half) where pixels
-                are to be made, or the name of a kind of mask ("center", "rectangle", "free_form").
+                are to be made, or the name of a kind of mask (`palette_ms.tasks.masks.MASKS`).
             sampler: "ddpm".
             steps: network calls, evenly respaced; None: the whole chain of the checkpoint's test schedule.
             num_samples: different results, made in one batch.
             seed: decides all noise, and the mask where a kind is named.
+            scale: for super-resolution: the factor; None: the one that the model was trained for, if it is one.
+            extend: for uncropping: pixels to add, a dict with some of left, right, top, bottom. More than half of the
+                training size on a side is made in several goes, each continuing the one before.
             progress: called with the number of steps done since the last call.
 
-        Returns: list of `num_samples` PIL images, RGB, of the picture's size.
+        Returns: list of `num_samples` PIL images, RGB, of the picture's size (times the scale, plus the extension).
 
         Raises:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
-                another size, a number out of range.
+                another size, a number out of range, an argument of another task.
         """
-        if task not in self.tasks:
+        trained = next((config for config in self.config.tasks if config.name == task), None)
+        if trained is None:
             raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
         if task == "unconditional":
             raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed)
+        for name, value, user in (("mask", mask, "inpainting"), ("scale", scale, "super_resolution"),
+                                  ("extend", extend, "uncropping")):
+            if value is not None and task != user:
+                raise UserError(f"{task} takes no {name}: it is for {user}")
         original = load_image(image)
-        hole = self._hole(task, mask, original.shape[:2], seed)
         chain = self._sampler(sampler, steps)
-        y_0 = to_float(original)
-        y_0, padded_hole = self._pad(y_0), self._pad(hole)
+        if task == "uncropping":
+            return self._uncrop(original, _margins(extend), trained, chain, num_samples, seed, progress)
+        if task == "super_resolution":
+            scale = _scale(scale, trained.scales)
+            original = to_uint8(enlarge(original, scale * original.shape[0], scale * original.shape[1]))
         if task == "inpainting":
-            trained = next(config for config in self.config.tasks if config.name == task)
-            cond = fill_hole(y_0, padded_hole, generator(seed, "source"), trained.fill)
+            hole = self._hole(mask, original.shape[:2], seed)
         else:
-            cond, _ = colorization(y_0)
-        made = self._run(chain, cond, y_0, padded_hole, num_samples, seed, progress)
+            hole = np.ones((1, *original.shape[:2]), np.float32)
+        y_0, padded_hole = self._pad(to_float(original)), self._pad(hole)
+        if task == "inpainting":
+            cond = fill_hole(y_0, padded_hole, generator(seed, "source"), trained.fill)
+        elif task == "colorization":
+            cond, _ = colorization(y_0, gray=trained.gray)
+        else:
+            cond = y_0  # the picture is already what the task would make of it
+        cond, y_0 = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0))
+        made = self._run(chain, cond, y_0, padded_hole, seed, progress)
+        if task == "colorization" and trained.gray == "lightness":
+            made = np.stack([with_lightness(np.clip(picture, -1, 1), source) for picture, source in zip(made, cond)])
         height, width = original.shape[:2]
         keep = hole[0][..., None] == 0
         return [Image.fromarray(np.where(keep, original, to_uint8(picture[:, :height, :width]))) for picture in made]
+
+    def _uncrop(self, original, margins, trained, chain, num_samples, seed, progress):
+        """Side after side, at most half of the training size at a go: the model learned to make half of a picture from
+        the other half, so each go shows it as much of what is next to the new strip."""
+        size = self.config.data.image_size
+        pictures = np.repeat(to_float(original)[None], num_samples, 0)
+        goes = [(side, min(size // 2, margin - done)) for side, margin in margins.items()
+                for done in range(0, margin, size // 2)]
+        for number, (side, pixels) in enumerate(goes):
+            axis = 3 if side in ("left", "right") else 2
+            forward = slice(None, None, -1 if side in ("left", "top") else 1)  # the new strip at the end of the axis
+            turned = np.moveaxis(pictures, axis, 3)[..., forward]
+            window = turned[..., -(size - pixels):]
+            canvas = np.moveaxis(np.pad(window, ((0, 0),) * 3 + ((0, pixels),))[..., forward], 3, axis)
+            hole = np.zeros_like(np.moveaxis(canvas[0, :1], axis - 1, 2)[..., forward])
+            hole[..., -pixels:] = 1
+            hole = np.moveaxis(hole[..., forward], 2, axis - 1)
+            padded_hole = self._pad(hole)
+            y_0 = np.stack([self._pad(picture) for picture in canvas])
+            cond = np.stack([fill_hole(picture, padded_hole, generator(seed, "source", number), trained.fill)
+                             for picture in y_0])
+            round_seed = int(generator(seed, "go", number).integers(2**31))
+            made = self._run(chain, cond, y_0, padded_hole, round_seed, progress)
+            made = made[:, :, :canvas.shape[2], :canvas.shape[3]]
+            strip = np.moveaxis(made, axis, 3)[..., forward][..., -pixels:]
+            pictures = np.moveaxis(np.concatenate((turned, strip), 3)[..., forward], 3, axis)
+        results = [to_uint8(picture) for picture in pictures]
+        top, left = margins["top"], margins["left"]
+        for result in results:
+            result[top:top + original.shape[0], left:left + original.shape[1]] = original
+        return [Image.fromarray(result) for result in results]
 
     def generate(self, num_samples=1, size=None, label=None, sampler="ddpm", steps=None, seed=0, progress=None):
         """Pictures from nothing, with an unconditional or class-conditional model.
@@ -138,10 +189,10 @@ class Palette:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
         return (label,) * num_samples
 
-    def _run(self, chain, cond, y_0, hole, num_samples, seed, progress):
-        """num_samples chains over one picture: arrays (C, H, W) in, (num_samples, 3, H, W) out."""
-        cond, y_0, hole = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0, hole))
-        y_T = hole * _start(seed, num_samples, y_0.shape[1:]) + (1 - hole) * y_0
+    def _run(self, chain, cond, y_0, hole, seed, progress):
+        """Chains over a batch: cond and y_0 (N, 3, H, W), hole (1, H, W); returns (N, 3, H, W)."""
+        hole = np.repeat(hole[None], len(y_0), 0)
+        y_T = hole * _start(seed, len(y_0), y_0.shape[1:]) + (1 - hole) * y_0
         return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
 
     def _sampler(self, name, steps, labels=None):
@@ -155,12 +206,8 @@ class Palette:
                 raise UserError(str(error)) from None
         return self._samplers[key]
 
-    def _hole(self, task, mask, size, seed):
-        """The mask as float32 (1, H, W)."""
-        if task == "colorization":
-            if mask is not None:
-                raise UserError("colorization makes the whole picture and takes no mask")
-            return np.ones((1, *size), np.float32)
+    def _hole(self, mask, size, seed):
+        """The mask of inpainting as float32 (1, H, W)."""
         if mask is None:
             raise UserError(f"inpainting needs a mask: a picture that is white where pixels are to be made, "
                             f"or {', '.join(MASKS)}")
@@ -190,3 +237,27 @@ def _check_counts(num_samples, seed):
 def _start(seed, count, shape):
     """The noise that chains start from, float32 (count, *shape): each picture has a stream of its own."""
     return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in range(count)])
+
+
+def _scale(scale, trained):
+    """The factor of super-resolution, the user's or else the only one trained for."""
+    if scale is None:
+        if len(trained) > 1:
+            raise UserError(f"this model knows several factors: name scale, one of {', '.join(map(str, trained))}")
+        return trained[0]
+    if scale not in trained:
+        raise UserError(f"this model was not trained to enlarge {scale} times, but {', '.join(map(str, trained))}")
+    return scale
+
+
+def _margins(extend):
+    """The pixels to add on each side, in the order they are made in."""
+    sides = ("left", "right", "top", "bottom")
+    if not extend:
+        raise UserError(f"uncropping needs extend: how many pixels to add on some of {', '.join(sides)}")
+    for side, pixels in extend.items():
+        if side not in sides or type(pixels) is not int or pixels < 0:
+            raise UserError(f"extend: {side}={pixels!r} is not a number of pixels on one of {', '.join(sides)}")
+    if not any(extend.values()):
+        raise UserError("extend adds no pixel: nothing to make")
+    return {side: extend.get(side, 0) for side in sides}

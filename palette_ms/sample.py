@@ -10,6 +10,7 @@ from tqdm import tqdm
 from palette_ms import errors
 from palette_ms.data.images import list_images, save_atomically
 from palette_ms.errors import UserError
+from palette_ms.tasks.masks import MASKS
 
 BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
 
@@ -20,9 +21,12 @@ def main():
     parser.add_argument("--input", type=Path, help="picture, or folder of pictures; left out for a model that makes "
                                                    "pictures from nothing")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results, PNG")
-    parser.add_argument("--task", help="colorization or inpainting; needed where the model knows several")
+    parser.add_argument("--task", help="such as colorization or inpainting; needed where the model knows several")
     parser.add_argument("--mask", help="for inpainting: a picture (white: make these pixels), a folder of them with "
-                                       "the pictures' names, or center, rectangle, free_form")
+                                       f"the pictures' names, or {', '.join(MASKS)}")
+    parser.add_argument("--scale", type=int, help="for super_resolution: the factor, where the model knows several")
+    parser.add_argument("--extend", type=margins, metavar="left=64,right=64",
+                        help="for uncropping: pixels to add on some of left, right, top, bottom")
     parser.add_argument("--sampler", default="ddpm", help="ddpm")
     parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
     parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
@@ -42,8 +46,8 @@ def main():
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
     if "unconditional" in palette.tasks:
-        if args.input or args.mask:
-            raise UserError("this model makes pictures from nothing: leave --input and --mask out")
+        if args.input:
+            raise UserError("this model makes pictures from nothing: leave --input out")
         with tqdm(desc="sample", unit="step", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed,
                                        bar.update)
@@ -66,7 +70,7 @@ def inputs(source, output):
 
 
 def restore(palette, work, args):
-    task = args.task or default_task(palette.tasks, args.mask)
+    task = args.task or default_task(palette.tasks, args)
     failed = 0
     for picture, target in work:
         try:
@@ -74,7 +78,7 @@ def restore(palette, work, args):
                 raise UserError(f"{picture} would be overwritten: choose another --output")
             with tqdm(desc=picture.name, unit="step", disable=None, leave=False) as bar:
                 results = palette.restore(picture, task, mask_for(args.mask, picture), args.sampler, args.steps,
-                                          args.num_samples, args.seed, bar.update)
+                                          args.num_samples, args.seed, args.scale, args.extend, bar.update)
         except UserError as error:
             if not args.input.is_dir():
                 raise
@@ -97,11 +101,20 @@ def write(results, target):
         print(path)
 
 
-def default_task(tasks, mask):
+def margins(text):
+    """"left=64,top=32" as a dict."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(pixels.isdigit() for _, _, pixels in pairs):
+        raise UserError(f"--extend {text!r} is not of the form left=64,right=64")
+    return {side: int(pixels) for side, _, pixels in pairs}
+
+
+def default_task(tasks, args):
     if len(tasks) == 1:
         return tasks[0]
-    if mask and "inpainting" in tasks:
-        return "inpainting"
+    for value, task in ((args.mask, "inpainting"), (args.scale, "super_resolution"), (args.extend, "uncropping")):
+        if value and task in tasks:
+            return task
     raise UserError(f"this model knows several tasks: add --task {' or --task '.join(tasks)}")
 
 

@@ -17,6 +17,7 @@ import palette_ms.train
 from palette_ms import Palette, errors, runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
+from palette_ms.data.images import to_uint8
 from palette_ms.errors import UserError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (13, 18, 3), np.uint8)
@@ -200,6 +201,114 @@ def test_mistakes_are_told(palette, tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             palette.restore(PHOTO, **arguments)
+
+
+# Every task: what the chain is given, and what becomes of its result
+
+
+class Chain:
+    """Stands in for a sampler: keeps what it was given and fills the hole with what it is told to."""
+
+    def __init__(self, fill=0.5):
+        self.fill, self.calls = fill, []
+
+    def __call__(self, cond, y_T, seed, mask, y_0, progress):
+        self.calls.append((cond, y_T, seed, mask, y_0))
+        return Tensor(np.where(mask > 0, np.float32(self.fill), y_0).astype(np.float32))
+
+
+@pytest.fixture
+def chained(palette, monkeypatch):
+    """A model of all tasks, trained at 16×16, and its chain."""
+    tasks = [{"name": name} for name in ("uncropping", "jpeg_restoration", "deblurring", "denoising")]
+    tasks += [{"name": "super_resolution", "scales": [2, 4]}, {"name": "colorization", "gray": "lightness"}]
+    chain = Chain()
+    monkeypatch.setattr(Palette, "_sampler", lambda *_: chain)
+    return Palette(palette.unet, tiny_config(tasks=tasks)), chain
+
+
+@pytest.mark.parametrize("task", ["jpeg_restoration", "deblurring", "denoising"])
+def test_a_damaged_picture_is_its_own_source(chained, task):
+    model, chain = chained
+    image, = arrays(model.restore(PHOTO, task))
+    cond, y_T, _, mask, _ = chain.calls[0]
+    np.testing.assert_array_equal(to_uint8(cond[0, :, :13, :18]), PHOTO)
+    assert mask.all() and abs(y_T.std() - 1) < 0.1
+    assert image.shape == PHOTO.shape and (image == 191).all()
+
+
+def test_a_small_picture_comes_out_large(chained):
+    model, chain = chained
+    image, = model.restore(PHOTO, "super_resolution", scale=4)
+    assert image.size == (72, 52)
+    source = np.asarray(Image.fromarray(PHOTO).resize((72, 52), Image.BICUBIC))
+    np.testing.assert_array_equal(to_uint8(chain.calls[0][0][0]), source)
+
+
+def test_lightness_is_put_back_into_the_colours(chained):
+    model, chain = chained
+    smooth = np.full((12, 16, 3), 90, np.uint8)
+    smooth[:, 8:] = 150
+    image, = arrays(model.restore(smooth, "colorization"))
+    np.testing.assert_allclose(image, smooth, atol=1)  # the chain said gray of one brightness
+
+
+def test_a_picture_is_extended_in_goes_of_half_the_training_size(chained):
+    model, chain = chained
+    done = arrays(model.restore(PHOTO, "uncropping", extend={"left": 3, "bottom": 20}, num_samples=2))
+    assert done.shape == (2, 33, 21, 3)
+    np.testing.assert_array_equal(done[0, :13, 3:], PHOTO)
+    assert (done[:, :, :3] == 191).all() and (done[:, 13:] == 191).all()
+    # 3 pixels to the left, then 8, 8 and 4 below
+    holes = [mask[0, 0].sum() for _, _, _, mask, _ in chain.calls]
+    shown = [y_0.shape[2:] for *_, y_0 in chain.calls]
+    assert shown == [(14, 16), (16, 22), (16, 22), (16, 22)]  # padded to multiples of two
+    assert holes[0] >= 13 * 3 and holes[1] >= 8 * 21 and len({seed for _, _, seed, _, _ in chain.calls}) == 4
+    first, last = chain.calls[0][4][0], chain.calls[3][4][0]
+    np.testing.assert_array_equal(to_uint8(first)[:13, 3:16], PHOTO[:, :13])  # what is next to the new strip
+    np.testing.assert_array_equal(to_uint8(last)[:12, :21], 191)  # the last go continues the ones before
+
+
+@pytest.mark.parametrize("side, where", [
+    ("left", np.s_[:, :5]), ("right", np.s_[:, -5:]), ("top", np.s_[:5]), ("bottom", np.s_[-5:])])
+def test_a_side_is_extended_where_it_is(chained, side, where):
+    model, chain = chained
+    chain.fill = -1
+    image, = arrays(model.restore(PHOTO, "uncropping", extend={side: 5}))
+    new = np.zeros(image.shape[:2], bool)
+    new[where] = True
+    assert (image[new] == 0).all()
+    np.testing.assert_array_equal(image[~new].reshape(PHOTO.shape), PHOTO)
+
+
+def test_mistakes_about_tasks_are_told(chained):
+    model, _ = chained
+    for message, arguments in {
+        "does not know the task 'inpainting'": dict(task="inpainting"),
+        "uncropping takes no mask: it is for inpainting": dict(task="uncropping", mask="center"),
+        "takes no scale": dict(task="denoising", scale=2), "takes no extend": dict(task="denoising", extend={"top": 1}),
+        "needs extend": dict(task="uncropping"), "adds no pixel": dict(task="uncropping", extend={"left": 0}),
+        "up=3 is not a number": dict(task="uncropping", extend={"up": 3}),
+        "left=-1 is not": dict(task="uncropping", extend={"left": -1}),
+        "several factors: name scale, one of 2, 4": dict(task="super_resolution"),
+        "not trained to enlarge 3 times, but 2, 4": dict(task="super_resolution", scale=3),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            model.restore(PHOTO, **arguments)
+
+
+def test_an_extended_picture_by_the_command(checkpoint, pictures, tmp_path):
+    model = Checkpoint(checkpoint)
+    path = tmp_path / "uncropping.safetensors"
+    save_checkpoint(path, tiny_config(tasks=[{"name": "uncropping"}]), 1, 10**6, model.tensors("weights"))
+    done = command("sample", "--ckpt", path, "--input", pictures / "a.png", "--output", tmp_path / "out", "--extend",
+                   "right=4,top=2", "--steps", 2)
+    assert done.returncode == 0, done.stderr
+    image = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    np.testing.assert_array_equal(image[2:, :18], PHOTO)
+    done = command("sample", "--ckpt", path, "--input", pictures / "a.png", "--output", tmp_path, "--extend", "4")
+    assert done.returncode == 2 and "not of the form left=64,right=64" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_devices_are_chosen_and_missed_in_one_line(capsys):

@@ -1,15 +1,30 @@
 """Tasks and masks: pure functions of the picture and the generator."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2lab
 
-from palette_ms.config import TaskConfig
-from palette_ms.data.images import to_float
+from palette_ms.config import TASK_CONFIGS, InpaintingConfig
+from palette_ms.data.images import to_float, to_uint8
 from palette_ms.tasks import TASKS, create_task
-from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.colorization import colorization, with_lightness
+from palette_ms.tasks.degradations import (
+    deblurring,
+    denoising,
+    enlarge,
+    gaussian_kernel,
+    jpeg,
+    jpeg_restoration,
+    motion_kernel,
+    super_resolution,
+)
 from palette_ms.tasks.inpainting import inpainting, smooth_fill
 from palette_ms.tasks.masks import MASKS
+from palette_ms.tasks.uncropping import SIDES, extend, side_mask, uncropping
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 Y_0 = to_float(PICTURE)
@@ -51,13 +66,13 @@ def test_a_smooth_fill_of_nothing_known_is_gray():
 
 
 def test_the_smooth_source_is_the_smooth_fill():
-    cond, mask = create_task(TaskConfig(fill="smooth"))(Y_0, np.random.default_rng(0))
+    cond, mask = create_task(InpaintingConfig(fill="smooth"))(Y_0, np.random.default_rng(0))
     np.testing.assert_array_equal(cond, smooth_fill(Y_0, mask))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks_depend_on_their_generator_alone(name):
-    task = create_task(TaskConfig(name))
+    task = create_task(TASK_CONFIGS[name]())
     np.random.seed(0)
     first = task(Y_0, np.random.default_rng(1))
     np.random.seed(1)
@@ -102,3 +117,155 @@ def test_inpainting_draws_its_kinds_of_mask_evenly():
     center = MASKS["center"](None, 48, 64)
     count = sum(np.array_equal(inpainting(Y_0, rng, ("center", "free_form"))[1], center) for _ in range(300))
     assert 110 < count < 190
+
+
+# Uncropping
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("size", [(256, 256), (64, 96), (37, 53), (1, 7), (2, 2), (5, 1)])
+def test_uncropping_masks_exactly_half(side, size):
+    mask = side_mask(side, *size)
+    assert mask.shape == (1, *size) and mask.sum() == size[0] * size[1] // 2
+
+
+def test_uncropping_masks_lie_at_their_sides():
+    left, right, top, bottom, around = (side_mask(side, 64, 64)[0] for side in SIDES)
+    assert left[:, :32].all() and right[:, 32:].all() and top[:32].all() and bottom[32:].all()
+    assert around[0].all() and around[-1].all() and around[:, 0].all() and around[:, -1].all()
+    known = np.argwhere(around == 0)
+    assert np.abs(known.mean(0) - 31.5).max() < 1 and not around[12:52, 12:52].any()
+
+
+def test_uncropping_draws_its_sides_evenly():
+    rng = np.random.default_rng(0)
+    counts = np.zeros(len(SIDES))
+    masks = [side_mask(side, *Y_0.shape[1:]) for side in SIDES]
+    for _ in range(1000):
+        cond, mask = uncropping(Y_0, rng)
+        counts += [np.array_equal(mask, known) for known in masks]
+        assert (cond == Y_0)[:, mask[0] == 0].all()
+    assert counts.sum() == 1000 and (np.abs(counts - 200) < 5 * np.sqrt(1000 * 0.2 * 0.8)).all()
+
+
+def test_an_extended_picture_lies_where_it_should():
+    canvas, mask = extend(Y_0, left=3, bottom=5)
+    assert canvas.shape == (3, 53, 67) and mask.shape == (1, 53, 67)
+    np.testing.assert_array_equal(canvas[:, :48, 3:], Y_0)
+    assert mask[0, :, :3].all() and mask[0, 48:].all() and not mask[0, :48, 3:].any()
+
+
+# Masks that cover a band
+
+
+@pytest.mark.parametrize("low, high", [(0.1, 0.2), (0.2, 0.3), (0.3, 0.4)])
+def test_banded_masks_cover_what_they_say_in_a_thousand_draws(low, high):
+    kind = MASKS[f"free_form_{low * 100:.0f}_{high * 100:.0f}"]
+    rng = np.random.default_rng(0)
+    cover = np.array([kind(rng, 64, 64).mean() for _ in range(1000)])
+    assert (cover > low).all() and (cover <= high).all()
+    assert cover.std() > 0.01  # they vary within the band
+
+
+# Degradations
+
+
+def test_jpeg_is_the_encoders_at_that_quality():
+    file = io.BytesIO()
+    Image.fromarray(PICTURE).save(file, "JPEG", quality=7)
+    np.testing.assert_array_equal(to_uint8(jpeg(Y_0, 7)), np.asarray(Image.open(file)))
+
+
+def test_jpeg_qualities_are_drawn_evenly_and_stand_in_the_bytes(monkeypatch):
+    seen = []
+    save = Image.Image.save
+
+    def spy(image, file, *arguments, **options):
+        save(image, file, *arguments, **options)
+        seen.append(Image.open(file).quantization[0])
+
+    monkeypatch.setattr(Image.Image, "save", spy)
+    rng, small = np.random.default_rng(0), Y_0[:, :8, :8]
+    for _ in range(2600):
+        cond, mask = jpeg_restoration(small, rng)
+        assert mask is None
+    tables = {}
+    monkeypatch.undo()
+    for quality in range(1, 101):
+        file = io.BytesIO()
+        Image.fromarray(PICTURE[:8, :8]).save(file, "JPEG", quality=quality)
+        tables.setdefault(tuple(Image.open(file).quantization[0]), []).append(quality)
+    qualities = [tables[tuple(table)] for table in seen]
+    assert all(len(known) == 1 for known in qualities)
+    counts = np.bincount(np.ravel(qualities), minlength=101)
+    assert counts[5:31].sum() == 2600 and (np.abs(counts[5:31] - 100) < 5 * np.sqrt(100)).all()
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_super_resolution_is_pillows_bicubic_down_and_up(scale):
+    cond, mask = super_resolution(Y_0, np.random.default_rng(0), (scale,))
+    small = Image.fromarray(PICTURE).resize((64 // scale, 48 // scale), Image.BICUBIC)
+    np.testing.assert_array_equal(to_uint8(cond), np.asarray(small.resize((64, 48), Image.BICUBIC)))
+    assert mask is None
+    np.testing.assert_array_equal(enlarge(np.asarray(small), 48, 64), cond)
+
+
+def test_super_resolution_takes_sizes_that_the_factor_does_not_divide():
+    cond, _ = super_resolution(Y_0[:, :13, :9], np.random.default_rng(0), (4,))
+    assert cond.shape == (3, 13, 9)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
+def test_the_gaussian_blur_is_scipys(sigma):
+    kernel = gaussian_kernel(sigma)
+    point = np.zeros_like(kernel)
+    point[len(kernel) // 2, len(kernel) // 2] = 1
+    np.testing.assert_allclose(kernel, gaussian_filter(point, sigma, truncate=3, mode="constant"), atol=0.004)
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [1.0, 4.0, 11.0])
+@pytest.mark.parametrize("angle", [0.0, 0.7, np.pi / 2])
+def test_the_motion_blur_is_a_line_of_its_length_and_angle(length, angle):
+    kernel = motion_kernel(length, angle)
+    y, x = np.mgrid[:len(kernel), :len(kernel)] - len(kernel) // 2
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+    assert abs((kernel * along).sum()) < 1e-5 and abs((kernel * across).sum()) < 1e-5
+    # A line of that length has a variance of (length − 1)²/12 along it; sharing among pixels adds less than 1/4.
+    assert 0 <= (kernel * along**2).sum() - (length - 1) ** 2 / 12 < 0.35 + 0.1 * length
+    assert (kernel * across**2).sum() < 0.3
+
+
+def test_blur_keeps_flat_pictures_and_smooths_others():
+    flat = np.full((3, 20, 30), 0.3, np.float32)
+    for kind in ("gaussian", "motion"):
+        blurred, mask = deblurring(flat, np.random.default_rng(0), (kind,))
+        np.testing.assert_allclose(blurred, flat, atol=1e-5)
+        assert mask is None and deblurring(Y_0, np.random.default_rng(0), (kind,))[0].std() < Y_0.std()
+
+
+def test_noise_has_the_deviation_that_is_drawn():
+    gray, rng = np.zeros((3, 64, 64), np.float32), np.random.default_rng(0)
+    sigmas = np.array([denoising(gray, rng)[0].std() * 127.5 for _ in range(300)])
+    assert 4.8 < sigmas.min() < 6 and 48 < sigmas.max() < 51 and sigmas.mean() == pytest.approx(27.5, abs=3)
+    bright, _ = denoising(gray + 1, rng)
+    assert bright.max() <= 1
+
+
+# Colours
+
+
+def test_lightness_is_scikit_images_and_comes_back():
+    cond, mask = colorization(Y_0, gray="lightness")
+    lightness = rgb2lab(PICTURE)[..., 0]
+    # OpenCV interpolates the curves of sRGB and of the cube root: 0.18 of 100 was the most seen
+    assert mask is None and np.abs((cond[0] + 1) * 50 - lightness).max() < 0.25
+    np.testing.assert_array_equal(cond[0], cond[2])
+    # The colours of another picture with this one's lightness: within what sRGB can show
+    mixed = with_lightness(0.5 * Y_0[::-1], colorization(0.5 * Y_0, gray="lightness")[0])
+    inside = np.abs(mixed).max(0) < 0.99
+    assert inside.mean() > 0.2
+    difference = colorization(mixed, gray="lightness")[0][0] - colorization(0.5 * Y_0, gray="lightness")[0][0]
+    assert np.abs(difference[inside]).max() < 0.01
+    np.testing.assert_allclose(with_lightness(Y_0, cond), Y_0, atol=0.02)

@@ -1,17 +1,28 @@
 """Tasks: from a clean picture to the source that the model is given, and the mask of what it is to make.
 
 A task is a pure function `task(y_0, rng, …) -> (cond, mask)`: y_0 and cond float32 (3, H, W) in [−1, 1], rng a
-numpy.random.Generator, mask float32 (1, H, W), 1 where pixels are to be made, or None: everywhere.
+numpy.random.Generator, mask float32 (1, H, W), 1 where pixels are to be made, or None: everywhere. Its further
+arguments are its config's, by the same names.
 """
 
-from palette_ms.tasks.colorization import colorization
-from palette_ms.tasks.inpainting import inpainting
+import functools
 
-TASKS = ("colorization", "inpainting")
+from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.degradations import deblurring, denoising, jpeg_restoration, super_resolution
+from palette_ms.tasks.inpainting import inpainting
+from palette_ms.tasks.uncropping import uncropping
+
+TASKS = {
+    "colorization": colorization,
+    "inpainting": inpainting,
+    "uncropping": uncropping,
+    "jpeg_restoration": jpeg_restoration,
+    "super_resolution": super_resolution,
+    "deblurring": deblurring,
+    "denoising": denoising,
+}
 
 
 def create_task(config):
-    """The function (y_0, rng) → (cond, mask) of a `TaskConfig`."""
-    if config.name == "colorization":
-        return colorization
-    return lambda y_0, rng: inpainting(y_0, rng, config.masks, config.fill)
+    """The function (y_0, rng) → (cond, mask) of a task's config."""
+    return functools.partial(TASKS[config.name], **config.options())

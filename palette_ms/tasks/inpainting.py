@@ -6,6 +6,7 @@ from scipy.sparse import linalg
 
 from palette_ms.tasks.masks import MASKS
 
+
 def inpainting(y_0, rng, masks=("free_form", "rectangle"), fill="noise"):
     """A hole of a kind drawn evenly from `masks` (names in `MASKS`). Shapes and ranges as in `palette_ms.tasks`."""
     kind = masks[rng.integers(len(masks))]

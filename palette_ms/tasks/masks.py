@@ -24,27 +24,61 @@ def rectangle(rng, height, width):
 
 
 def free_form(rng, height, width):
-    """Brush strokes (Yu et al. 2019, arXiv 1806.03589, Algorithm 1), scaled from its 256×256 to the picture's size.
-
-    One to four strokes; each has 4 to 12 vertices, turns by 2π/5 ± 2π/15, alternately to one side and the other,
-    and has a width of 12 to 40 pixels at 256×256.
-    """
-    scale = min(height, width) / 256
-    mean_length = math.hypot(height, width) / 8
+    """One to four brush strokes (Yu et al. 2019, arXiv 1806.03589, Algorithm 1)."""
     strokes = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(1, 5)):
-        x, y = rng.integers(0, width), rng.integers(0, height)
-        thickness = max(1, round(rng.uniform(12, 40) * scale))
-        for vertex in range(rng.integers(4, 13)):
-            angle = rng.uniform(2 * math.pi / 5 - 2 * math.pi / 15, 2 * math.pi / 5 + 2 * math.pi / 15)
-            if vertex % 2 == 0:
-                angle = 2 * math.pi - angle
-            length = np.clip(rng.normal(mean_length, mean_length / 2), 0, 2 * mean_length)
-            new_x = int(np.clip(x + length * math.sin(angle), 0, width))
-            new_y = int(np.clip(y + length * math.cos(angle), 0, height))
-            cv2.line(strokes, (int(x), int(y)), (new_x, new_y), 1, thickness)
-            cv2.circle(strokes, (new_x, new_y), thickness // 2, 1, -1)  # round joints
-            x, y = new_x, new_y
+        _stroke(rng, strokes)
+    return _flipped(rng, strokes)
+
+
+def free_form_covering(low, high):
+    """A kind of mask: brush strokes that cover more than `low` and at most `high` of the picture (shares of 1).
+
+    The bands 0.1–0.2, 0.2–0.3 and 0.3–0.4 are those of the paper's table on inpainting (Palette, table 3).
+    """
+    def mask(rng, height, width):
+        best = np.zeros((height, width), np.uint8)
+        for attempt in range(100):
+            strokes = np.zeros((height, width), np.uint8)
+            while strokes.mean() <= low:
+                best = strokes.copy()
+                # After many misses, on tiny pictures, thinner and shorter strokes.
+                _stroke(rng, strokes, 1 if attempt < 50 else 0.3)
+            if strokes.mean() <= high:
+                return _flipped(rng, strokes)
+        # No stroke is small enough for a picture of a few pixels: single pixels are.
+        known = np.flatnonzero(best == 0)
+        count = max(1, math.floor(high * best.size) - int(best.sum()))
+        best.flat[rng.permutation(known)[:count]] = 1
+        return best[None].astype(np.float32)
+
+    return mask
+
+
+def _stroke(rng, strokes, size=1.0):
+    """Draw one into uint8 (H, W), scaled from the 256×256 of its source to the picture's size.
+
+    It has 4 to 12 vertices, turns by 2π/5 ± 2π/15, alternately to one side and the other, and has a width of 12 to 40
+    pixels at 256×256.
+    """
+    height, width = strokes.shape
+    scale = size * min(height, width) / 256
+    mean_length = size * math.hypot(height, width) / 8
+    x, y = rng.integers(0, width), rng.integers(0, height)
+    thickness = max(1, round(rng.uniform(12, 40) * scale))
+    for vertex in range(rng.integers(4, 13)):
+        angle = rng.uniform(2 * math.pi / 5 - 2 * math.pi / 15, 2 * math.pi / 5 + 2 * math.pi / 15)
+        if vertex % 2 == 0:
+            angle = 2 * math.pi - angle
+        length = np.clip(rng.normal(mean_length, mean_length / 2), 0, 2 * mean_length)
+        new_x = int(np.clip(x + length * math.sin(angle), 0, width))
+        new_y = int(np.clip(y + length * math.cos(angle), 0, height))
+        cv2.line(strokes, (int(x), int(y)), (new_x, new_y), 1, thickness)
+        cv2.circle(strokes, (new_x, new_y), thickness // 2, 1, -1)  # round joints
+        x, y = new_x, new_y
+
+
+def _flipped(rng, strokes):
     if rng.random() < 0.5:
         strokes = strokes[:, ::-1]
     if rng.random() < 0.5:
@@ -52,4 +86,8 @@ def free_form(rng, height, width):
     return np.ascontiguousarray(strokes[None], dtype=np.float32)
 
 
-MASKS = {"free_form": free_form, "rectangle": rectangle, "center": center}
+MASKS = {
+    "free_form": free_form, "rectangle": rectangle, "center": center,
+    "free_form_10_20": free_form_covering(0.1, 0.2), "free_form_20_30": free_form_covering(0.2, 0.3),
+    "free_form_30_40": free_form_covering(0.3, 0.4),
+}

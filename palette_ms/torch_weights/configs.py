@@ -33,10 +33,11 @@ _ADM_OTHER = {
 _ADM_CONSTRUCTOR_DEFAULTS = {"num_heads": 1, "use_scale_shift_norm": False, "channel_mult": (1, 2, 4, 8)}
 _ADM_CONSTRUCTOR = {"model_channels": "num_channels", "out_channels": None, "in_channels": None, "num_classes": None}
 
-_PORT_DATASETS = {"InpaintDataset": "inpainting", "UncroppingDataset": "inpainting",
+_PORT_DATASETS = {"InpaintDataset": "inpainting", "UncroppingDataset": "uncropping",
                   "ColorizationDataset": "colorization"}
 _PORT_MASKS = {"bbox": ("rectangle",), "center": ("center",), "irregular": ("free_form",), "free_form": ("free_form",),
                "hybrid": ("free_form", "rectangle")}
+_PORT_SIDES = {"onedirection": ("left", "right", "top", "bottom"), "fourdirection": ("all",)}
 
 
 def read_foreign_config(text):
@@ -145,6 +146,8 @@ def _port_task(content):
     mode = (arguments.get("mask_config") or arguments).get("mask_mode")
     if name == "InpaintDataset" and mode in _PORT_MASKS:
         task["masks"] = _PORT_MASKS[mode]
+    if name == "UncroppingDataset" and mode in _PORT_SIDES:
+        task["sides"] = _PORT_SIDES[mode]
     return task
 
 

@@ -41,7 +41,8 @@ def convert(path, arch=None, foreign_config=None, overrides=()):
     Args:
         path: `.pth`, `.pt` or `.safetensors`.
         arch: "palette", "adm", or None: by the names of the tensors.
-        foreign_config: the program's own config, as `read_foreign_config` takes it, or None: what the tensors tell.
+        foreign_config: the program's own config, as `read_foreign_config` takes it, a YAML of this project, or None:
+            what the tensors tell.
         overrides: strings `section.key=value` of this project's config, which win.
 
     Returns: `Converted`.
@@ -97,6 +98,8 @@ def _network_prefix(tensors, path):
 
 def _foreign(arch, foreign_config):
     content = read_foreign_config(foreign_config)
+    if isinstance(content.get("model"), dict) and "which_networks" not in content["model"]:
+        return content  # this project's own form
     return (palette_config if arch == "palette" else adm_config)(content)
 
 
@@ -153,9 +156,9 @@ def export(checkpoint, path):
     """
     config = checkpoint.config
     model, diffusion = config.model, config.diffusion
-    if model.patch_size != 1 or model.norm_groups != 32 or model.source_skip:
+    if model.patch_size != 1 or model.norm_groups != 32 or model.noise_input != "value" or model.from_source:
         raise UserError(f"{checkpoint.path}: PyTorch's networks have no patch_size but 1, no norm_groups but 32 and no "
-                        "source_skip")
+                        "noise_input but value, and do not start from_source")
     arch = "adm" if diffusion.time_input == "t" else "palette"
     if arch == "palette" and (diffusion.prediction != "eps" or model.num_classes):
         raise UserError(f"{checkpoint.path}: the PyTorch Palette port knows no classes, and no prediction but eps")
