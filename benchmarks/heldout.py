@@ -1,4 +1,5 @@
-"""PSNR of checkpoints on a photo that their training never saw, beside classical inpainting.
+"""PSNR of checkpoints on a photo that their training never saw, beside classical inpainting and the smooth fill
+(Laplace's equation) that the quickstart model's source holds.
 
     python benchmarks/heldout.py PHOTO CHECKPOINT [CHECKPOINT …] [--steps 25] [--crops 16] [--size 64]
 
@@ -17,6 +18,7 @@ from palette_ms import Palette
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.data.loader import crop
 from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.inpainting import smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 
@@ -50,11 +52,12 @@ def main():
              for kind in ("center", "free_form")}
 
     print(f"{'':40} {'center':>15} {'free_form':>15} {'ab error':>9}")
-    rows = {"mean of the known pixels": [], "cv2.inpaint (Telea)": []}
+    rows = {"mean of the known pixels": [], "cv2.inpaint (Telea)": [], "smooth fill": []}
     for masks in holes.values():
         known = [np.broadcast_to(p[~m].mean(0), p.shape) for p, m in zip(pictures, masks)]
         telea = [cv2.inpaint(p, m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for p, m in zip(pictures, masks)]
-        for row, results in zip(rows.values(), (known, telea)):
+        smooth = [to_uint8(smooth_fill(to_float(p), m[None].astype(np.float32))) for p, m in zip(pictures, masks)]
+        for row, results in zip(rows.values(), (known, telea, smooth)):
             row.append(np.mean([psnr(r, p, m) for r, p, m in zip(results, pictures, masks)]))
     for name, row in rows.items():
         print(f"{name:40} " + " ".join(f"{value:15.2f}" for value in row))

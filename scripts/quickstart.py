@@ -1,10 +1,11 @@
 """Restores patches of a photo that the quickstart model never saw, and writes one picture to look at.
 
-    python scripts/quickstart.py PHOTO OUTPUT.png [--train FOLDER] [--ckpt quickstart] [--steps 50] [--device auto]
+    python scripts/quickstart.py PHOTO OUTPUT.png [--train FOLDER] [--ckpt quickstart] [--steps 4] [--device auto]
 
-A row a patch: damaged | three samples | their mean | a classical method | original, with the PSNR over what was to be
-made. The classical method for inpainting is Telea's (OpenCV); for colorization, the mean colour that each brightness
-has in the photos of --train.
+A row a patch: damaged | the first guess that the model starts from | three samples | their mean | a classical method |
+original, with the PSNR over what was to be made. The first guess is the smooth fill of the hole, or the gray picture.
+The classical method for inpainting is Telea's (OpenCV); for colorization, the mean colour that each brightness has in
+the photos of --train.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from palette_ms import Palette, errors
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
 from palette_ms.tasks.colorization import colorization
+from palette_ms.tasks.inpainting import smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 SIZE = 64  # what the model was trained at
@@ -31,7 +33,7 @@ PATCHES = (
     ("colorization", None, 300, 200, 400),
     ("colorization", None, 180, 180, 256),
 )
-COLUMNS = ("damaged", *(f"sample {k + 1}" for k in range(SAMPLES)), "mean", "classical", "original")
+COLUMNS = ("damaged", "first guess", *(f"sample {k + 1}" for k in range(SAMPLES)), "mean", "classical", "original")
 
 
 def patch(photo, x, y, side):
@@ -79,7 +81,7 @@ def main():
     parser.add_argument("output", type=Path)
     parser.add_argument("--train", required=True, help="folder of the training photos")
     parser.add_argument("--ckpt", default="quickstart")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
 
@@ -88,23 +90,25 @@ def main():
     colours = mean_colour_of_brightness(args.train)
     strips = [caption(COLUMNS, SIZE * ZOOM)]
     print("PSNR in dB over what was to be made:")
-    print(f"{'':24} {'samples':>23} {'their mean':>11} {'classical':>10}")
+    print(f"{'':24} {'first guess':>12} {'samples':>23} {'their mean':>11} {'classical':>10}")
     for number, (task, kind, x, y, side) in enumerate(PATCHES):
         original = patch(photo, x, y, side)
         if task == "inpainting":
             hole = MASKS[kind](np.random.default_rng(number), SIZE, SIZE)[0] > 0
             damaged = np.where(hole[..., None], np.uint8(128), original)
+            guess = to_uint8(smooth_fill(to_float(original), hole[None].astype(np.float32)))
         else:
             hole = np.ones((SIZE, SIZE), bool)
-            damaged = to_uint8(colorization(to_float(original))[0])
+            damaged = guess = to_uint8(colorization(to_float(original))[0])
         mask = hole if task == "inpainting" else None
         with tqdm(total=args.steps, desc=f"{task} {kind or ''}", unit="step", leave=False, disable=None) as bar:
             samples = [np.asarray(image) for image in palette.restore(
                 damaged, task, mask, steps=args.steps, num_samples=SAMPLES, progress=bar.update)]
         mean = np.mean(samples, 0).round().astype(np.uint8)
-        results = [*samples, mean, classical(task, damaged, hole, colours)]
+        results = [guess, *samples, mean, classical(task, damaged, hole, colours)]
         values = [psnr(result, original, hole) for result in results]
-        print(f"{task:13}{kind or 'whole':11} " + " ".join(f"{value:7.2f}" for value in values[:SAMPLES])
+        print(f"{task:13}{kind or 'whole':11} {values[0]:12.2f} "
+              + " ".join(f"{value:7.2f}" for value in values[1:SAMPLES + 1])
               + f" {values[-2]:11.2f} {values[-1]:10.2f}")
         cells = [cv2.resize(cell, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_NEAREST)
                  for cell in (damaged, *results, original)]
