@@ -27,7 +27,7 @@ def main():
     args = parser.parse_intermixed_args()
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder; it must be a file")
-    if args.output.exists() and args.output.samefile(args.input):
+    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
         raise UserError(f"--output {args.output} is the input: choose another name")
 
     from palette_ms.checkpoint import Checkpoint, save_checkpoint

@@ -24,7 +24,7 @@ from palette_ms.tasks.degradations import (
 )
 from palette_ms.tasks.inpainting import inpainting, smooth_fill
 from palette_ms.tasks.masks import MASKS
-from palette_ms.tasks.uncropping import SIDES, extend, side_mask, uncropping
+from palette_ms.tasks.uncropping import SIDES, side_mask, uncropping
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 Y_0 = to_float(PICTURE)
@@ -146,13 +146,6 @@ def test_uncropping_draws_its_sides_evenly():
         counts += [np.array_equal(mask, known) for known in masks]
         assert (cond == Y_0)[:, mask[0] == 0].all()
     assert counts.sum() == 1000 and (np.abs(counts - 200) < 5 * np.sqrt(1000 * 0.2 * 0.8)).all()
-
-
-def test_an_extended_picture_lies_where_it_should():
-    canvas, mask = extend(Y_0, left=3, bottom=5)
-    assert canvas.shape == (3, 53, 67) and mask.shape == (1, 53, 67)
-    np.testing.assert_array_equal(canvas[:, :48, 3:], Y_0)
-    assert mask[0, :, :3].all() and mask[0, 48:].all() and not mask[0, :48, 3:].any()
 
 
 # Masks that cover a band

@@ -472,6 +472,8 @@ def test_the_command_ends_a_mistake_with_status_2_and_writes_nothing(tmp_path, c
         assert command(*arguments, "--output", output) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert command("--input", DATA / "palette_unet.pth", "--output", tmp_path / "a.ckpt") == 2
+    assert command("--input", tmp_path / "none.pth", "--output", page) == 2
+    assert command("--input", page, "--output", page) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["page.pth"]
 
 

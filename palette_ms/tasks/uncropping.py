@@ -38,16 +38,3 @@ def side_mask(side, height, width):
     if side in ("right", "bottom"):
         mask = mask[::-1, ::-1]
     return np.ascontiguousarray(mask[None])
-
-
-def extend(y_0, left=0, top=0, right=0, bottom=0):
-    """A larger canvas with the picture on it, and the mask of what is new.
-
-    Args:
-        y_0: float32 (3, H, W).
-        left, top, right, bottom: pixels to add.
-
-    Returns: float32 (3, top + H + bottom, left + W + right), zero where it is new; mask (1, …).
-    """
-    margins = ((top, bottom), (left, right))
-    return np.pad(y_0, ((0, 0), *margins)), np.pad(np.zeros_like(y_0[:1]), ((0, 0), *margins), constant_values=1)
