@@ -546,6 +546,25 @@ def test_published_flags_are_understood(tmp_path):
     assert (model.attention_resolutions, config["diffusion"]["test_schedule"]["name"]) == ((2, 4, 8), "cosine")
 
 
+@pytest.mark.parametrize("text", [
+    '{\t"unet": {\t"inner_channel": 64,\n\t\t// "res_blocks": 3,\n\t"res_blocks": 2}}',
+    '{"unet": {"inner_channel": 64,// one\n"res_blocks": 2// two\n}}',
+    '{"unet": {"inner_channel": 64, "res_blocks": 2,}, "data_root": "http://a/b"} // at the end',
+    "unet:\n  inner_channel: 64\n  res_blocks: 2\n",
+])
+def test_the_ports_config_is_read_with_its_comments(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    model = palette_config(read_foreign_config(tmp_path / "config.json"))["model"]
+    assert (model["base_channels"], model["num_res_blocks"]) == (64, 2)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{: [", "hello"])
+def test_what_is_no_config_is_told(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="neither JSON, YAML nor flags"):
+        read_foreign_config(tmp_path / "config.json")
+
+
 def test_the_512_network_begins_at_half_its_width():
     model = adm_config({"image_size": 512, "num_channels": 256})["model"]
     assert model["channel_mults"] == (0.5, 1, 1, 2, 2, 4, 4) and model["num_heads"] == 4

@@ -3,6 +3,8 @@
 Each function returns nested dicts in the form of this project's YAML, of just those keys that are told.
 """
 
+import contextlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -58,14 +60,24 @@ def read_foreign_config(text):
             raise UserError(f"cannot read config {text}: {getattr(error, 'strerror', None) or error}") from None
     if "--" in text and re.match(r"\s*(\w+=['\"]?)?--\w", text):  # flags, possibly as a shell variable's value
         return _flags(text)
+    # The port cuts every line at //, which breaks addresses; comments stand after a blank or a bracket nearly always.
     uncommented = re.sub(r"(^|[\s,\[\]{}])//.*", r"\1", text, flags=re.M)
-    try:
-        content = yaml.safe_load(uncommented)
-    except yaml.YAMLError as error:
-        raise UserError(f"the config is neither JSON, YAML nor flags: {' '.join(str(error).split())}") from None
+    for candidate in (uncommented, re.sub(r"//.*", "", text)):
+        with contextlib.suppress(ValueError):
+            content = json.loads(candidate)
+            break
+    else:
+        content = _yaml(uncommented)
     if not isinstance(content, dict):
         raise UserError("the config is neither JSON, YAML nor flags")
     return content
+
+
+def _yaml(text):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the config is neither JSON, YAML nor flags: {' '.join(str(error).split())}") from None
 
 
 def _flags(text):
