@@ -129,22 +129,22 @@ class Palette:
                 for done in range(0, margin, size // 2)]
         for number, (side, pixels) in enumerate(goes):
             axis = 3 if side in ("left", "right") else 2
-            forward = slice(None, None, -1 if side in ("left", "top") else 1)  # the new strip at the end of the axis
-            turned = np.moveaxis(pictures, axis, 3)[..., forward]
-            window = turned[..., -(size - pixels):]
-            canvas = np.moveaxis(np.pad(window, ((0, 0),) * 3 + ((0, pixels),))[..., forward], 3, axis)
-            hole = np.zeros_like(np.moveaxis(canvas[0, :1], axis - 1, 2)[..., forward])
-            hole[..., -pixels:] = 1
-            hole = np.moveaxis(hole[..., forward], 2, axis - 1)
+            before = side in ("left", "top")
+            near, new, margin = [slice(None)] * 4, [slice(None)] * 4, [(0, 0)] * 4
+            near[axis] = slice(size - pixels) if before else slice(-(size - pixels), None)
+            margin[axis] = (pixels, 0) if before else (0, pixels)
+            window = pictures[tuple(near)]
+            canvas = np.pad(window, margin)
+            hole = np.pad(np.zeros_like(window[0, :1]), margin[1:], constant_values=1)
             padded_hole = self._pad(hole)
             y_0 = np.stack([self._pad(picture) for picture in canvas])
             cond = np.stack([fill_hole(picture, padded_hole, generator(seed, "source", number), trained.fill)
                              for picture in y_0])
             round_seed = int(generator(seed, "go", number).integers(2**31))
             made = self._run(chain, cond, y_0, padded_hole, round_seed, progress)
-            made = made[:, :, :canvas.shape[2], :canvas.shape[3]]
-            strip = np.moveaxis(made, axis, 3)[..., forward][..., -pixels:]
-            pictures = np.moveaxis(np.concatenate((turned, strip), 3)[..., forward], 3, axis)
+            new[axis] = slice(pixels) if before else slice(canvas.shape[axis] - pixels, canvas.shape[axis])
+            strip = made[:, :, :canvas.shape[2], :canvas.shape[3]][tuple(new)]
+            pictures = np.concatenate((strip, pictures) if before else (pictures, strip), axis)
         results = [to_uint8(picture) for picture in pictures]
         top, left = margins["top"], margins["left"]
         for result in results:

@@ -155,7 +155,7 @@ def _unpickle(file, path, storage):
         # The memo is an array as long as the largest index: a huge one, which no real file has, would fill the memory.
         for opcode, argument, position in pickletools.genops(file):
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > position - start:
-                raise UserError(f"{path}: its pickle is damaged (memo index {argument})")
+                raise UserError(f"its pickle is damaged (memo index {argument})")
         file.seek(start)
         return _Unpickler(file, storage).load()
     except UserError as error:
@@ -193,6 +193,8 @@ def _read_zip(file, path):
 
             read = {}
             return _unpickle(io.BytesIO(archive.read(pickles[0])), path, storage)
+    # All of them are zipfile's: NotImplementedError for a kind of archive that it cannot read, RuntimeError for an
+    # encrypted one.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
         raise UserError(f"{path} is not a whole zip archive (cut off or damaged?): {error}") from None
 
