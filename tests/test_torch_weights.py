@@ -565,6 +565,24 @@ def test_what_is_no_config_is_told(text, tmp_path):
         read_foreign_config(tmp_path / "config.json")
 
 
+def test_flags_are_taken_on_the_command_line(converted_adm, tmp_path):
+    flags = ("--attention_resolutions 16 --image_size 32\n --learn_sigma True --num_channels 32 --channel_mult 1,2 "
+             "--num_head_channels 16 --num_res_blocks 1 --resblock_updown True --use_scale_shift_norm True")
+    output = tmp_path / "flags.safetensors"
+    assert command("--input", DATA / "adm_unet.pth", "--output", output, "--config", flags) == 0
+    assert Checkpoint(output).config == Checkpoint(converted_adm).config
+
+
+def test_values_of_another_kind_are_told(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    for arch, text in (("adm", '{"attention_resolutions": "a,b"}'), ("palette", '{"unet": 3}'),
+                       ("adm", '{"diffusion_steps": 0}')):
+        config.write_text(text)
+        assert command("--input", DATA / f"{arch}_unet.pth", "--output", tmp_path / "a.safetensors",
+                       "--config", config) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
 def test_the_512_network_begins_at_half_its_width():
     model = adm_config({"image_size": 512, "num_channels": 256})["model"]
     assert model["channel_mults"] == (0.5, 1, 1, 2, 2, 4, 4) and model["num_heads"] == 4

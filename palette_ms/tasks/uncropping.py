@@ -31,10 +31,7 @@ def side_mask(side, height, width):
         # What is left over of the half lies along the middle's right edge.
         mask[top:top + rest, min(left + columns, width - 1)] = 0
         return mask[None]
-    count = height * width // 2
-    flat = mask.reshape(-1) if side in ("top", "bottom") else np.zeros(height * width, np.float32)
-    flat[:count] = 1
-    mask = flat.reshape(height, width) if side in ("top", "bottom") else flat.reshape(width, height).T
-    if side in ("right", "bottom"):
-        mask = mask[::-1, ::-1]
-    return np.ascontiguousarray(mask[None])
+    if side in ("left", "right"):
+        return side_mask({"left": "top", "right": "bottom"}[side], width, height).transpose(0, 2, 1).copy()
+    mask.flat[:height * width // 2] = 1
+    return mask[None] if side == "top" else mask[None, ::-1, ::-1].copy()

@@ -31,7 +31,7 @@ _ADM_OTHER = {
     "save_interval", "weight_decay", "data_dir", "ema_rate", "schedule_sampler", "microbatch", "log_interval",
     "resume_checkpoint", "fp16_scale_growth", "lr_anneal_steps", "conv_resample", "dims",
 }
-# UNetModel's own arguments, where they are called otherwise than the flags.
+# UNetModel's own arguments have other defaults than the flags, and some have other names or no flag at all (None).
 _ADM_CONSTRUCTOR_DEFAULTS = {"num_heads": 1, "use_scale_shift_norm": False, "channel_mult": (1, 2, 4, 8)}
 _ADM_CONSTRUCTOR = {"model_channels": "num_channels", "out_channels": None, "in_channels": None, "num_classes": None}
 

@@ -100,7 +100,10 @@ def _foreign(arch, foreign_config):
     content = read_foreign_config(foreign_config)
     if isinstance(content.get("model"), dict) and "which_networks" not in content["model"]:
         return content  # this project's own form
-    return (palette_config if arch == "palette" else adm_config)(content)
+    try:
+        return (palette_config if arch == "palette" else adm_config)(content)
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:  # values of kinds that no such config has
+        raise UserError(f"{foreign_config} is not a config of {PROGRAMS[arch]}: {error}") from None
 
 
 def _from_tensors(network, embedding, path, overrides):
