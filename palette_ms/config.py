@@ -69,6 +69,11 @@ class TaskConfig:
 
     name: str
     weight: float = 1.0
+    # What a picture of this task counts in the loss.
+    loss_weight: float = 1.0
+    # The task's own noise levels in training and chain; None: those of the diffusion section.
+    train_schedule: Optional[ScheduleConfig] = None
+    test_schedule: Optional[ScheduleConfig] = None
     # Share of the pictures given other colours, where there are so few that the model would learn their palettes by
     # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
     recolor: float = 0.0
@@ -304,23 +309,48 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:
         raise UserError(f"{where}: model.channel_mults needs at least one number above 0")
-    for name in ("train_schedule", "test_schedule"):
-        schedule = getattr(config.diffusion, name)
-        if schedule.num_steps < 1 or not 0 < schedule.start <= schedule.end < 1:
-            raise UserError(f"{where}: diffusion.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
-    if not config.tasks or min(task.weight for task in config.tasks) <= 0:
-        raise UserError(f"{where}: tasks needs at least one task, each with a weight above 0")
-    if any(not 0 <= task.recolor <= 1 for task in config.tasks):
-        raise UserError(f"{where}: a task's recolor must be from 0 to 1")
+    _check_schedules(config.diffusion, f"{where}: diffusion")
+    if not config.tasks:
+        raise UserError(f"{where}: tasks needs at least one task")
     for i, task in enumerate(config.tasks):
         _check_task(task, f"{where}: tasks[{i}]")
+    _check_source(config, where)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
     if config.data.image_size % multiple:
         raise UserError(f"{where}: data.image_size {config.data.image_size} must be a multiple of {multiple} "
                         "(model.patch_size times 2 for each level after the first)")
 
 
+def _check_schedules(section, where):
+    for name in ("train_schedule", "test_schedule"):
+        schedule = getattr(section, name)
+        if schedule and (schedule.num_steps < 1 or not 0 < schedule.start <= schedule.end < 1):
+            raise UserError(f"{where}.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
+
+
+def _check_source(config, where):
+    """Does the network have what the tasks need: a source or none, a label each?"""
+    model, names = config.model, [task.name for task in config.tasks]
+    unconditional = "unconditional" in names
+    if unconditional and len(names) > 1:
+        raise UserError(f"{where}: a network that takes no source makes pictures only: unconditional must be the only "
+                        "task")
+    channels = 3 if unconditional else 6
+    if model.in_channels != channels:
+        raise UserError(f"{where}: model.in_channels must be {channels} for {', '.join(names)}: the noisy picture"
+                        f"{'' if unconditional else ' and the source'}")
+    if model.from_source and (unconditional or config.diffusion.prediction != "x0"):
+        raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
+    if model.num_classes is not None and not unconditional and model.num_classes < len(names):
+        raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
+
+
 def _check_task(task, where):
+    _check_schedules(task, where)
+    if task.weight <= 0 or task.loss_weight <= 0:
+        raise UserError(f"{where}: weight and loss_weight must be above 0")
+    if not 0 <= task.recolor <= 1:
+        raise UserError(f"{where}.recolor must be from 0 to 1")
     lowest = {"quality": 1, "sigma": 0, "length": 1}
     for name, value in task.options().items():
         if value == ():

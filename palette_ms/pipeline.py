@@ -1,5 +1,6 @@
 """Palette: a checkpoint, ready to restore pictures."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -84,9 +85,10 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task.
         """
-        trained = next((config for config in self.config.tasks if config.name == task), None)
-        if trained is None:
+        if task not in self.tasks:
             raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
+        place = [config.name for config in self.config.tasks].index(task)
+        trained = self.config.tasks[place]
         if task == "unconditional":
             raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed)
@@ -95,7 +97,8 @@ class Palette:
             if value is not None and task != user:
                 raise UserError(f"{task} takes no {name}: it is for {user}")
         original = load_image(image)
-        chain = self._sampler(sampler, steps)
+        labels = None if self.config.model.num_classes is None else (place,) * num_samples
+        chain = self._sampler(sampler, steps, labels, trained.test_schedule)
         if task == "uncropping":
             return self._uncrop(original, _margins(extend), trained, chain, num_samples, seed, progress)
         if task == "super_resolution":
@@ -195,13 +198,17 @@ class Palette:
         y_T = hole * _start(seed, len(y_0), y_0.shape[1:]) + (1 - hole) * y_0
         return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
 
-    def _sampler(self, name, steps, labels=None):
-        """Kept from picture to picture, since it holds the compiled chain."""
-        key = name, steps, labels
+    def _sampler(self, name, steps, labels, schedule=None):
+        """The chain for pictures of these labels, by the test schedule given or the common one. Kept from picture to
+        picture, since it holds the compiled graph."""
+        key = name, steps, labels, schedule
         if key not in self._samplers:
             unet = self.unet if labels is None else ClassConditional(self.unet, labels)
+            diffusion = self.config.diffusion
+            if schedule:
+                diffusion = dataclasses.replace(diffusion, test_schedule=schedule)
             try:
-                self._samplers[key] = create_sampler(unet, self.config.diffusion, steps, name)
+                self._samplers[key] = create_sampler(unet, diffusion, steps, name)
             except ValueError as error:
                 raise UserError(str(error)) from None
         return self._samplers[key]

@@ -24,7 +24,8 @@ ROWS = {
     "inpainting, smooth fill": InpaintingConfig(fill="smooth"),
     **{f"uncropping {side}": UncroppingConfig(sides=(side,)) for side in SIDES},
     **{f"super_resolution x{scale}": SuperResolutionConfig(scales=(scale,)) for scale in (2, 4, 8)},
-    **{name: TASK_CONFIGS[name]() for name in TASKS if name not in ("inpainting", "uncropping", "super_resolution")},
+    **{name: TASK_CONFIGS[name]() for name in TASKS
+       if name not in ("inpainting", "uncropping", "super_resolution", "unconditional")},
 }
 
 

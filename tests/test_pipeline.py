@@ -1,5 +1,6 @@
 """Checkpoints, restoring, and the commands as a user meets them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -235,6 +236,18 @@ def test_a_damaged_picture_is_its_own_source(chained, task):
     np.testing.assert_array_equal(to_uint8(cond[0, :, :13, :18]), PHOTO)
     assert mask.all() and abs(y_T.std() - 1) < 0.1
     assert image.shape == PHOTO.shape and (image == 191).all()
+
+
+def test_a_task_is_restored_with_its_own_label_and_schedule(palette, monkeypatch):
+    asked = []
+    monkeypatch.setattr("palette_ms.pipeline.create_sampler", lambda *arguments: asked.append(arguments) or Chain())
+    config = tiny_config(tasks=[{"name": "colorization"}, {"name": "denoising", "test_schedule": {"num_steps": 5}}])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2))
+    model = Palette(palette.unet, config)
+    for task in ("colorization", "denoising"):
+        model.restore(PHOTO, task, num_samples=2)
+    assert [unet.labels.asnumpy().tolist() for unet, *_ in asked] == [[0, 0], [1, 1]]
+    assert [diffusion.test_schedule.num_steps for _, diffusion, *_ in asked] == [6, 5]
 
 
 def test_a_small_picture_comes_out_large(chained):

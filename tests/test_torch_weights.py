@@ -534,14 +534,14 @@ FLAGS_64 = ("--attention_resolutions 32,16,8 --class_cond True --diffusion_steps
 def test_published_flags_are_understood(tmp_path):
     config = adm_config(read_foreign_config(FLAGS_256))
     assert config.pop("split_in_heads")
-    model = config_from_dict(config, "flags").model
+    model = config_from_dict({**config, "tasks": [{"name": "unconditional"}]}, "flags").model
     assert (model.base_channels, model.channel_mults) == (256, (1, 1, 2, 2, 4, 4))
     assert (model.attention_resolutions, model.num_head_channels, model.num_classes) == ((8, 16, 32), 64, None)
     assert (model.in_channels, model.out_channels, model.resblock_updown, model.scale_shift) == (3, 6, True, True)
     (tmp_path / "flags.txt").write_text(f'MODEL_FLAGS="{FLAGS_64}"\n')
     config = adm_config(read_foreign_config(tmp_path / "flags.txt"))
     assert not config.pop("split_in_heads")
-    model = config_from_dict(config, "flags").model
+    model = config_from_dict({**config, "tasks": [{"name": "unconditional"}]}, "flags").model
     assert (model.channel_mults, model.num_res_blocks, model.dropout, model.num_classes) == ((1, 2, 3, 4), 3, 0.1, 1000)
     assert (model.attention_resolutions, config["diffusion"]["test_schedule"]["name"]) == ((2, 4, 8), "cosine")
 

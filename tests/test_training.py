@@ -326,3 +326,83 @@ def test_colours_are_changed_for_the_tasks_that_ask_for_it(photos, tmp_path):
 
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
     assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)
+
+
+# What the tasks ask of a run
+
+
+class Unmoved(nn.Cell):
+    """Takes y_t for ŷ₀."""
+
+    def construct(self, x, gamma):
+        return x[:, 3:]
+
+
+def with_tasks(config, tasks, **model):
+    raw = config.to_dict()
+    raw["model"].update(model)
+    return config_from_dict({**raw, "tasks": tasks}, "test")
+
+
+def test_each_task_trains_at_its_own_noise_levels(photos, tmp_path):
+    config = with_tasks(tiny_config(photos, tmp_path, batch_size=64), [
+        {"name": "colorization", "train_schedule": {"name": "const", "num_steps": 1, "start": 0.5, "end": 0.5}},
+        {"name": "denoising", "train_schedule": {"name": "const", "num_steps": 1, "start": 0.1, "end": 0.1}},
+        {"name": "deblurring"}], num_classes=3)
+    batch = TrainingBatches(config).batch(0)
+    lowest, highest = np.array([(g.min(), g.max()) for g in (batch.gamma[batch.label == k] for k in range(3))]).T
+    # a chain of one step: γ uniform between 1 − β and 1; the third draws from the cosine, over all of (0, 1)
+    assert 0.5 <= lowest[0] < 0.6 and 0.9 <= lowest[1] < 0.93 and lowest[2] < 0.1
+    assert highest.min() > 0.9
+
+
+def test_pictures_count_in_the_loss_by_their_tasks_weight(photos, tmp_path):
+    config = with_tasks(tiny_config(photos, tmp_path, batch_size=8), [
+        {"name": "colorization", "loss_weight": 3}, {"name": "denoising", "loss_weight": 0.5}], num_classes=2)
+    batch = TrainingBatches(config).batch(0)
+    np.testing.assert_array_equal(batch.weight, np.where(batch.label == 0, 3, 0.5))
+    loss = DiffusionLoss(Unmoved(), prediction="x0")
+    arrays = [Tensor(array) for array in batch[:5]]
+    each = [float(loss(*(array[i:i + 1] for array in arrays)).asnumpy()) for i in range(8)]
+    total = float(loss(*arrays, weight=Tensor(batch.weight)).asnumpy())
+    assert total == pytest.approx(np.mean(batch.weight * each), rel=1e-5)
+
+
+def test_a_task_embedding_learns_its_own_row_and_tells_tasks_apart(photos, tmp_path):
+    tasks = [{"name": "colorization"}, {"name": "inpainting"}, {"name": "denoising", "weight": 1e-9}]
+    config = with_tasks(tiny_config(photos, tmp_path, steps=4), tasks, num_classes=3)
+    trainer = loop.Trainer(config)
+    before = trainer.unet.label_embedding.asnumpy().copy()
+    model = Checkpoint(trainer.run())
+    assert (tmp_path / "samples" / "step_0000003.png").is_file()
+    moved = np.abs(model.tensors("weights")["label_embedding"] - before).max(1)
+    assert moved[0] > 0 and moved[1] > 0 and moved[2] == 0
+
+
+def test_tasks_of_another_order_cannot_start_from_a_task_embedding(photos, tmp_path):
+    tasks = [{"name": "colorization"}, {"name": "inpainting"}]
+    config = with_tasks(tiny_config(photos, tmp_path / "a"), tasks, num_classes=3)
+    trainer = loop.Trainer(config)
+    trainer.save(tmp_path / "model.safetensors", with_optimizer=False)
+    raw = with_tasks(tiny_config(photos, tmp_path / "b", init_from=str(tmp_path / "model.safetensors")), tasks[::-1],
+                     num_classes=3)
+    with pytest.raises(UserError, match="must begin with colorization, inpainting"):
+        loop.Trainer(raw)
+    loop.Trainer(dataclasses.replace(raw, tasks=config.tasks))
+
+
+def test_a_model_without_source_is_trained_and_makes_pictures(photos, tmp_path):
+    from palette_ms import Palette
+
+    config = with_tasks(tiny_config(photos, tmp_path), [{"name": "unconditional"}], in_channels=3)
+    assert TrainingBatches(config).batch(0).cond is None
+    run(config)
+    assert Image.open(tmp_path / "samples" / "step_0000006.png").size == (16, 6 * 16 + 5 * 2)
+    palette = Palette.load(tmp_path / "model.safetensors", "CPU")
+    assert palette.generate(steps=2)[0].size == (16, 16)
+
+
+def test_classes_of_pictures_cannot_be_trained(photos, tmp_path):
+    config = with_tasks(tiny_config(photos, tmp_path), [{"name": "unconditional"}], in_channels=3, num_classes=5)
+    with pytest.raises(UserError, match="no classes of pictures"):
+        loop.Trainer(config)

@@ -3,7 +3,7 @@
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,21 @@ class Batch(NamedTuple):
     """The inputs of `DiffusionLoss`, in its order, as float32 arrays."""
 
     y_0: np.ndarray  # (N, 3, H, W)
-    cond: np.ndarray  # (N, 3, H, W)
+    cond: Optional[np.ndarray]  # (N, 3, H, W); None: the model takes no source
     noise: np.ndarray  # (N, 3, H, W)
     gamma: np.ndarray  # (N,)
     mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
+    label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
+    weight: np.ndarray  # (N,), what each picture counts
+
+
+class Sample(NamedTuple):
+    """A training picture."""
+
+    y_0: np.ndarray  # (3, H, W)
+    cond: Optional[np.ndarray]  # (3, H, W)
+    mask: np.ndarray  # (1, H, W)
+    task: int  # its place in the config
 
 
 class Pictures:
@@ -112,6 +123,13 @@ def recolor(y_0, rng):
     return gain * y_0[rng.permutation(3)] + offset
 
 
+def train_betas(diffusion, task):
+    """β to draw a task's training γ from: its own schedule or the common one; None: cosine-distributed levels."""
+    if task.train_schedule is None and diffusion.noise_levels == "cosine":
+        return None
+    return make_beta_schedule(**vars(task.train_schedule or diffusion.train_schedule))
+
+
 class TrainingBatches:
     """Batches by number: what batch i holds depends on the config, the folder and i alone.
 
@@ -131,32 +149,35 @@ class TrainingBatches:
         self.tasks = [create_task(task) for task in config.tasks]
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
-        schedule = config.diffusion.train_schedule
-        self.betas = None
-        if config.diffusion.noise_levels == "schedule":
-            self.betas = make_beta_schedule(schedule.name, schedule.num_steps, schedule.start, schedule.end)
+        self.betas = [train_betas(config.diffusion, task) for task in config.tasks]
+        self.loss_weights = np.array([task.loss_weight for task in config.tasks], np.float32)
 
     def batch(self, number):
         """The batch of this number, from 0."""
         size = self.config.training.batch_size
         rng = generator(self.config.training.seed, "batch", number)
         samples = [self.sample(number * size + i) for i in range(size)]
-        y_0, cond, mask = (np.stack(arrays) for arrays in zip(*samples))
+        y_0, mask = (np.stack([getattr(sample, name) for sample in samples]) for name in ("y_0", "mask"))
+        cond = None if samples[0].cond is None else np.stack([sample.cond for sample in samples])
         noise = rng.standard_normal(y_0.shape, np.float32)
-        return Batch(y_0, cond, noise, draw_gammas(rng, size, self.betas), mask)
+        tasks = np.array([sample.task for sample in samples], np.int32)
+        gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for task in tasks])
+        label = None if self.config.model.num_classes is None else tasks
+        return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks])
 
-    def sample(self, number):
-        """(y_0, cond, mask) of the training picture of this number, counted over all epochs."""
+    def sample(self, number, task=None):
+        """The training picture of this number, counted over all epochs, with the task drawn or the one asked for."""
         data, seed = self.config.data, self.config.training.seed
         rng = generator(seed, "sample", number)
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
         y_0 = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
-        task = rng.choice(len(self.tasks), p=self.task_probabilities)
+        drawn = int(rng.choice(len(self.tasks), p=self.task_probabilities))
+        task = drawn if task is None else task
         if self.config.tasks[task].recolor > rng.random():
             y_0 = recolor(y_0, rng)
         cond, mask = self.tasks[task](y_0, rng)
-        return y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
+        return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, task)
 
     def _order(self, epoch):
         cached = getattr(self, "_last_order", (None, None))

@@ -15,11 +15,13 @@ class DiffusionLoss(nn.Cell):
 
     Inputs:
         y_0 (N, 3, H, W): clean pictures in [−1, 1].
-        cond (N, 3, H, W): their sources.
+        cond (N, 3, H, W) or None: their sources.
         noise (N, 3, H, W): ε, standard normal.
         gamma (N,): noise levels.
         mask (N, 1, H, W) or None: 1 in the hole. Outside it the network sees y_0 itself and nothing is counted;
             the mean is still over all elements, so that a batch's weight does not depend on how it was split.
+        label (N,) or None: for a denoiser with labels, int32.
+        weight (N,) or None: what each picture counts.
 
     Output: the loss, a float32 scalar.
 
@@ -36,14 +38,18 @@ class DiffusionLoss(nn.Cell):
         self.squared = loss == "l2"
         self.prediction = prediction
 
-    def construct(self, y_0, cond, noise, gamma, mask=None):
+    def construct(self, y_0, cond, noise, gamma, mask=None, label=None, weight=None):
         level = gamma.reshape((-1, 1, 1, 1))
         signal_rate, noise_rate = ops.sqrt(level), ops.sqrt(1 - level)
         y_t = signal_rate * y_0 + noise_rate * noise
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
-        output = self.unet(ops.concat((cond, y_t), 1), gamma)
+        x = y_t if cond is None else ops.concat((cond, y_t), 1)
+        output = self.unet(x, gamma) if label is None else self.unet(x, gamma, label)
         error = output - predictions.target(self.prediction, y_0, noise, signal_rate, noise_rate)
         if mask is not None:
             error = error * mask
-        return ops.mean(error * error if self.squared else ops.abs(error))
+        error = error * error if self.squared else ops.abs(error)
+        if weight is not None:
+            error = error * weight.reshape((-1, 1, 1, 1))
+        return ops.mean(error)

@@ -155,7 +155,7 @@ class DDPMSampler(nn.Cell):
 
 
 class ClassConditional(nn.Cell):
-    """A class-conditional denoiser with its classes filled in: called as samplers call one.
+    """A denoiser with its labels, classes or tasks, filled in: called as samplers call one.
 
     Args:
         unet: called as unet(x, time, label).

@@ -1,8 +1,8 @@
 """Tasks: from a clean picture to the source that the model is given, and the mask of what it is to make.
 
 A task is a pure function `task(y_0, rng, …) -> (cond, mask)`: y_0 and cond float32 (3, H, W) in [−1, 1], rng a
-numpy.random.Generator, mask float32 (1, H, W), 1 where pixels are to be made, or None: everywhere. Its further
-arguments are its config's, by the same names.
+numpy.random.Generator, mask float32 (1, H, W), 1 where pixels are to be made, or None: everywhere. cond is None for a
+model that takes no source. Its further arguments are its config's, by the same names.
 """
 
 import functools
@@ -12,6 +12,12 @@ from palette_ms.tasks.degradations import deblurring, denoising, jpeg_restoratio
 from palette_ms.tasks.inpainting import inpainting
 from palette_ms.tasks.uncropping import uncropping
 
+
+def unconditional(y_0, rng=None):
+    """No source: the plain DDPM (Ho et al. 2020), which makes pictures from nothing."""
+    return None, None
+
+
 TASKS = {
     "colorization": colorization,
     "inpainting": inpainting,
@@ -20,6 +26,7 @@ TASKS = {
     "super_resolution": super_resolution,
     "deblurring": deblurring,
     "denoising": denoising,
+    "unconditional": unconditional,
 }
 
 

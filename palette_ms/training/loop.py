@@ -16,7 +16,7 @@ from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.samplers import create_sampler
+from palette_ms.diffusion.samplers import ClassConditional, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
@@ -41,10 +41,11 @@ class Trainer:
         training, diffusion = config.training, config.diffusion
         if training.precision == "bfloat16" and runtime.device() == "CPU":
             raise UserError("MindSpore has no bfloat16 on CPU: training.precision must be float32 or float16")
-        if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range" or config.model.num_classes
-                or any(task.name == "unconditional" for task in config.tasks)):
-            raise UserError("training knows no time_input but gamma, no learned variance, no classes and no "
-                            "unconditional task yet: networks of guided-diffusion can only be sampled from")
+        self.makes_pictures = config.tasks[0].name == "unconditional"
+        if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range"
+                or (self.makes_pictures and config.model.num_classes is not None)):
+            raise UserError("training knows no time_input but gamma, no learned variance and no classes of pictures: "
+                            "networks of guided-diffusion can only be sampled from")
         self.config = config
         self.batches = TrainingBatches(config)
         self.unet = build_unet(config.model)
@@ -66,11 +67,16 @@ class Trainer:
                                    training.max_grad_norm, training.accumulation, training.precision == "float16")
         self.step_cell.set_train()
         self.step = 0
+        self.samples = None  # what the grids show, and the compiled chain
 
     def _start_from(self, checkpoint):
         if checkpoint.config.model != self.config.model:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section")
+        theirs, ours = ([task.name for task in config.tasks] for config in (checkpoint.config, self.config))
+        if self.config.model.num_classes is not None and theirs != ours[:len(theirs)]:
+            raise UserError(f"training.init_from: {checkpoint.path} has an embedding for each of its tasks: tasks must "
+                            f"begin with {', '.join(theirs)}, in this order")
         checkpoint.fill(self.unet, "weights" if checkpoint.tensors("weights") else "ema")
         self.pictures_before = checkpoint.pictures
 
@@ -118,7 +124,6 @@ class Trainer:
         """
         training = self.config.training
         output = Path(training.output)
-        sampler = None
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
         losses, norms, skipped = [], [], 0
         batches = self.batches.iterate(self.step * training.accumulation)
@@ -127,7 +132,8 @@ class Trainer:
             done = self.step >= training.steps
             while not done:
                 for _ in range(training.accumulation):
-                    loss, norm, finite = self.step_cell(*map(Tensor, next(batches)))
+                    inputs = (array if array is None else Tensor(array) for array in next(batches))
+                    loss, norm, finite = self.step_cell(*inputs)
                     losses.append(loss)
                 norms.append(norm)
                 skipped += not finite.asnumpy()
@@ -147,8 +153,7 @@ class Trainer:
                     log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
                     raise KeyboardInterrupt
                 if training.sample_every and (done or self.step % training.sample_every == 0):
-                    sampler = sampler or self._sampler()
-                    self._sample(sampler, output / "samples" / f"step_{self.step:07d}.png")
+                    self._sample(output / "samples" / f"step_{self.step:07d}.png")
         self.save(output / MODEL_FILE, with_optimizer=False)
         return output / MODEL_FILE
 
@@ -157,18 +162,27 @@ class Trainer:
         for old in sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
             old.unlink()
 
-    def _sampler(self):
+    def _sampler(self, samples):
         diffusion = self.config.diffusion
-        return create_sampler(self.ema, diffusion, min(self.config.training.sample_steps,
-                                                       diffusion.test_schedule.num_steps))
+        unet = self.ema
+        if self.config.model.num_classes is not None:
+            unet = ClassConditional(unet, [sample.task for sample in samples])
+        return create_sampler(unet, diffusion, min(self.config.training.sample_steps,
+                                                   diffusion.test_schedule.num_steps))
 
-    def _sample(self, sampler, path):
-        """One picture a row, always the same ones: source, sample, original."""
-        samples = [self.batches.sample(i) for i in range(_SAMPLE_PICTURES)]
-        y_0, cond, mask = (np.stack(arrays) for arrays in zip(*samples))
+    def _sample(self, path):
+        """A grid to look at, always of the same pictures: a row of source, sample and original for each, the tasks in
+        turn; without a source, samples alone."""
+        if self.samples is None:
+            chosen = [self.batches.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
+            self.samples = chosen, self._sampler(chosen)
+        chosen, sampler = self.samples
+        y_0, mask = (np.stack([getattr(sample, name) for sample in chosen]) for name in ("y_0", "mask"))
+        cond = None if self.makes_pictures else np.stack([sample.cond for sample in chosen])
         noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
         made = sampler(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
-        rows = [[to_uint8(picture) for picture in row] for row in zip(cond, made, y_0)]
+        columns = [made] if self.makes_pictures else [cond, made, y_0]
+        rows = [[to_uint8(picture) for picture in row] for row in zip(*columns)]
         save_atomically(grid(rows), path)
 
 

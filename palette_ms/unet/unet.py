@@ -49,8 +49,8 @@ class UNet(nn.Cell):
         norm_groups: groups of the normalisations, see `layers.GroupNorm`.
         patch_size: the network works on blocks of patch_size × patch_size pixels (space to depth), which makes
             it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
-        num_classes: of a class-conditional network, whose class embedding is added to the time embedding; None: it
-            has no classes.
+        num_classes: of a class-conditional network, whose class embedding is added to the time embedding, or the tasks
+            of a network that restores, which takes the task's embedding in its place; None: neither.
         noise_input: what is embedded of the noise level: "value", γ itself as in the paper, or "angle",
             1000 · (2/π) arccos √γ. The sinusoids hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that the
             network has to apply differs by a factor of two; the angle spreads these levels out.
