@@ -17,20 +17,10 @@ import numpy as np
 from palette_ms import Palette
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.data.loader import crop
+from palette_ms.evaluation.metrics import ab_error, psnr
 from palette_ms.tasks.colorization import colorization
 from palette_ms.tasks.inpainting import smooth_fill
 from palette_ms.tasks.masks import MASKS
-
-
-def psnr(a, b, where):
-    error = (a.astype(np.float64) - b)[where]
-    return 10 * np.log10(255**2 / np.mean(error**2))
-
-
-def ab_error(a, b):
-    """Mean distance in the ab plane of CIE Lab between uint8 RGB pictures."""
-    a, b = (cv2.cvtColor(np.float32(x) / 255, cv2.COLOR_RGB2LAB)[..., 1:] for x in (a, b))
-    return np.hypot(*np.moveaxis(a - b, -1, 0)).mean()
 
 
 def crops_of(photo, count, size):

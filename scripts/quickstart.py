@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from palette_ms import Palette, errors
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
+from palette_ms.evaluation.metrics import psnr
 from palette_ms.tasks.colorization import colorization
 from palette_ms.tasks.inpainting import smooth_fill
 from palette_ms.tasks.masks import MASKS
@@ -39,11 +40,6 @@ COLUMNS = ("damaged", "first guess", *(f"sample {k + 1}" for k in range(SAMPLES)
 def patch(photo, x, y, side):
     square = photo[max(0, y - side // 2):, max(0, x - side // 2):][:side, :side]
     return np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.LANCZOS))
-
-
-def psnr(a, b, where):
-    error = (a.astype(np.float64) - b)[where]
-    return 10 * np.log10(255**2 / np.mean(error**2))
 
 
 def mean_colour_of_brightness(folder):

@@ -14,7 +14,7 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("name", ["quickstart", "palette_62m", "palette_paper"])
+@pytest.mark.parametrize("name", ["quickstart", "multitask_small", "palette_62m", "palette_paper"])
 def test_every_preset_loads(repository, name):
     assert load_config(repository / "configs" / f"{name}.yaml").model.in_channels == 6
 

@@ -9,6 +9,7 @@ import pytest
 from palette_ms import Palette
 from palette_ms.checkpoint import MODELS, Checkpoint, save_checkpoint
 from palette_ms.config import load_config
+from palette_ms.evaluation.metrics import psnr
 from palette_ms.tasks.masks import MASKS
 
 
@@ -21,10 +22,6 @@ def patches():
     photo = Image.fromarray(data.coffee())
     boxes = [(100, 50, 228, 178), (250, 150, 442, 342), (350, 50, 478, 178), (180, 80, 436, 336)]
     return [np.asarray(photo.crop(box).resize((64, 64), Image.LANCZOS)) for box in boxes]
-
-
-def psnr(a, b, where):
-    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b)[where] ** 2))
 
 
 def test_the_shipped_model_is_small_and_of_the_quickstarts_config(repository):

@@ -1,0 +1,69 @@
+"""What a model of several tasks makes of a photo that its training never saw, beside the damaged picture.
+
+    python benchmarks/multi_task.py PHOTO CHECKPOINT [--steps 4] [--crops 16] [--picture OUTPUT.png]
+
+Square crops of random place and scale, resized to the training size, are damaged as each task does it in training and
+restored. Each row is the mean over the crops: of PSNR in dB over what was to be made, and for colorization, whose
+brightness is known, of the error of the ab channels of CIE Lab (lower is better). `source` is what the model is given:
+for a hole its filling. `mean of 4` is the average of four samples. The picture shows a crop for each task: source,
+sample, mean of 4, original.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from palette_ms import Palette, errors
+from palette_ms.data.images import grid, load_image, save_atomically, to_uint8
+from palette_ms.data.loader import crop
+from palette_ms.diffusion.samplers import ClassConditional, create_sampler
+from palette_ms.evaluation.metrics import ab_error, psnr
+from palette_ms.tasks import create_task
+
+SAMPLES = 4
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--crops", type=int, default=16)
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    palette = Palette.load(args.checkpoint)
+    config, photo = palette.config, load_image(args.photo)
+    size = config.data.image_size
+    originals = [crop(photo, size, 0.25, False, np.random.default_rng(i)) for i in range(args.crops)]
+
+    print(f"{'task':18} {'':9} {'source':>8} {'sample':>8} {f'mean of {SAMPLES}':>10}")
+    rows = []
+    for place, task in enumerate(config.tasks):
+        unet = palette.unet
+        if config.model.num_classes is not None:
+            unet = ClassConditional(unet, (place,) * SAMPLES)
+        sampler = create_sampler(unet, config.diffusion, args.steps)
+        scores = []
+        for i, y_0 in enumerate(originals):
+            cond, mask = create_task(task)(y_0, np.random.default_rng([1, i]))
+            hole = np.ones_like(y_0[:1]) if mask is None else mask
+            cond, batch = (np.repeat(array[None], SAMPLES, 0) for array in (cond, y_0))
+            noise = np.random.default_rng([2, i]).standard_normal(batch.shape, np.float32)
+            made = sampler(cond, hole * noise + (1 - hole) * batch, i, hole[None], batch).asnumpy()
+            source, mean, original, *samples = map(to_uint8, (cond[0], np.clip(made, -1, 1).mean(0), y_0, *made))
+            score = ab_error if task.name == "colorization" else lambda a, b, where=hole[0] > 0: psnr(a, b, where)
+            scores.append([score(source, original), np.mean([score(sample, original) for sample in samples]),
+                           score(mean, original)])
+            if i == 0:
+                rows.append([source, samples[0], mean, original])
+        values = np.mean(scores, 0)
+        unit = "ab error" if task.name == "colorization" else "dB"
+        print(f"{task.name:18} {unit:9} {values[0]:8.2f} {values[1]:8.2f} {values[2]:10.2f}")
+    if args.picture:
+        save_atomically(grid(rows), args.picture)
+        print(args.picture)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,1 @@
+"""How near a restored picture is to the original."""
