@@ -1,6 +1,8 @@
 """YAML in, typed config out; mistakes are told with file, key and neighbour."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +16,20 @@ def write(tmp_path, text):
     return path
 
 
-@pytest.mark.parametrize("name", ["quickstart", "multitask_small", "palette_62m", "palette_paper"])
-def test_every_preset_loads(repository, name):
-    assert load_config(repository / "configs" / f"{name}.yaml").model.in_channels == 6
+PRESETS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads_and_writes_to_a_folder_of_its_own(repository, name):
+    config = load_config(repository / "configs" / f"{name}.yaml")
+    assert config.training.output == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("places2", "imagenet"))])
+def test_recipes_of_the_paper_have_its_network_and_process(repository, name):
+    paper, recipe = (load_config(repository / "configs" / f"{n}.yaml") for n in ("palette_paper", name))
+    assert (recipe.model, recipe.diffusion) == (paper.model, paper.diffusion)
+    assert dataclasses.replace(recipe.training, output=paper.training.output) == paper.training
 
 
 def test_the_papers_preset_is_the_papers(repository):
