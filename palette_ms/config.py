@@ -36,6 +36,9 @@ class ModelConfig:
     num_classes: Optional[int] = None
     noise_input: Literal["value", "angle"] = "value"
     from_source: bool = False
+    attention: Literal["global", "local", "none", "dilated"] = "global"
+    attention_blocks: Optional[int] = None
+    attention_block_size: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -309,6 +312,7 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:
         raise UserError(f"{where}: model.channel_mults needs at least one number above 0")
+    _check_attention(config.model, where)
     _check_schedules(config.diffusion, f"{where}: diffusion")
     if not config.tasks:
         raise UserError(f"{where}: tasks needs at least one task")
@@ -343,6 +347,18 @@ def _check_source(config, where):
         raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
         raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
+
+
+def _check_attention(model, where):
+    ways = ("attention_blocks", "attention_block_size")
+    given = [name for name in ways if getattr(model, name) is not None]
+    if model.attention == "local" and len(given) != 1:
+        raise UserError(f"{where}: model.attention local needs either model.attention_blocks (how many a side) "
+                        "or model.attention_block_size (positions a side)")
+    if model.attention != "local" and given:
+        raise UserError(f"{where}: model.{given[0]} is for model.attention local, not for {model.attention}")
+    if any(getattr(model, name) < 1 for name in given):
+        raise UserError(f"{where}: model.{given[0]} must be above 0")
 
 
 def _check_task(task, where):

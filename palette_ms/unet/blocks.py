@@ -1,11 +1,18 @@
 """Residual and attention blocks (Dhariwal & Nichol 2021, section 3)."""
 
-import math
-
-from mindspore import dtype as mstype
+import numpy as np
 from mindspore import nn, ops
 
-from palette_ms.unet.layers import GroupNorm, Swish, Upsample, conv
+from palette_ms.unet.layers import (
+    DotProductAttention,
+    GroupNorm,
+    Swish,
+    Upsample,
+    block_edges,
+    conv,
+    merge_blocks,
+    split_blocks,
+)
 
 
 class ResidualBlock(nn.Cell):
@@ -20,22 +27,23 @@ class ResidualBlock(nn.Cell):
             before it.
         resample: None, "up" or "down": both branches are doubled (nearest) or halved (average) in size.
         norm_groups: groups of the normalisations.
+        dilation: of both 3×3 convolutions.
 
     Inputs: x (N, C, H, W), emb (N, E). Output: (N, C', H', W').
     """
 
     def __init__(self, in_channels, out_channels, time_channels, dropout=0.0, scale_shift=True, resample=None,
-                 norm_groups=32):
+                 norm_groups=32, dilation=1):
         super().__init__()
         self.scale_shift = scale_shift
         self.norm1 = GroupNorm(in_channels, norm_groups)
         self.act = Swish()
         self.resample = {None: nn.Identity, "up": Upsample, "down": lambda: nn.AvgPool2d(2, 2)}[resample]()
-        self.conv1 = conv(in_channels, out_channels, 3)
+        self.conv1 = conv(in_channels, out_channels, 3, dilation=dilation)
         self.time = nn.Dense(time_channels, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = GroupNorm(out_channels, norm_groups)
         self.dropout = nn.Dropout(p=dropout) if dropout else nn.Identity()
-        self.conv2 = conv(out_channels, out_channels, 3, zero=True)
+        self.conv2 = conv(out_channels, out_channels, 3, zero=True, dilation=dilation)
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
 
     def construct(self, x, emb):
@@ -51,13 +59,19 @@ class ResidualBlock(nn.Cell):
 
 
 class AttentionBlock(nn.Cell):
-    """Global multi-head self-attention over all positions, added to the input. The softmax is float32.
+    """Multi-head self-attention, added to the input: over all positions, or within non-overlapping blocks of them.
+
+    Blocks that differ in size are padded for the computation: padded positions are neither attended to nor in the
+    output. The normalisation sees the whole map in any case.
 
     Args:
         channels: C.
         num_heads: number of heads; not used where `num_head_channels` is given.
         num_head_channels: channels of a head; must divide C.
         norm_groups: groups of the normalisation.
+        blocks: local: cut maps of any size into blocks × blocks, whose sides differ by at most one position.
+        block_size: local, if not `blocks`: cut maps into blocks of block_size × block_size positions, from the upper
+            left corner; the last ones have what is left.
 
     Inputs: x (N, C, H, W). Output: as x.
 
@@ -65,7 +79,7 @@ class AttentionBlock(nn.Cell):
         ValueError: C cannot be divided among the heads.
     """
 
-    def __init__(self, channels, num_heads=1, num_head_channels=None, norm_groups=32):
+    def __init__(self, channels, num_heads=1, num_head_channels=None, norm_groups=32, blocks=None, block_size=None):
         super().__init__()
         if num_head_channels:
             num_heads = channels // num_head_channels
@@ -73,17 +87,34 @@ class AttentionBlock(nn.Cell):
             wanted = f"heads of {num_head_channels} channels" if num_head_channels else f"{num_heads} heads"
             raise ValueError(f"attention over {channels} channels cannot be divided into {wanted}")
         self.num_heads = num_heads
-        self.scale = 1 / math.sqrt(channels // num_heads)
+        self.blocks = blocks
+        self.block_size = block_size
+        self.is_local = blocks is not None or block_size is not None
         self.norm = GroupNorm(channels, norm_groups)
         self.qkv = conv(channels, 3 * channels, 1)
-        self.softmax = nn.Softmax(axis=-1)
+        self.attend = DotProductAttention()
         self.proj = conv(channels, channels, 1, zero=True)
 
     def construct(self, x):
-        n, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).reshape((n, 3, self.num_heads, c // self.num_heads, h * w))
-        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
-        weights = ops.matmul((q * self.scale).swapaxes(-1, -2), k)
-        weights = ops.cast(self.softmax(ops.cast(weights, mstype.float32)), v.dtype)
-        y = ops.matmul(v, weights.swapaxes(-1, -2))
-        return x + self.proj(y.reshape((n, c, h, w)))
+        n, c, height, width = x.shape
+        qkv, outside = self.qkv(self.norm(x)), None
+        if self.is_local:
+            qkv, outside = split_blocks(qkv, self.blocks, self.block_size)
+        maps, _, h, w = qkv.shape
+        qkv = qkv.reshape((maps, 3, self.num_heads, c // self.num_heads, h * w))
+        y = self.attend(qkv[:, 0], qkv[:, 1], qkv[:, 2], outside).reshape((maps, c, h, w))
+        if self.is_local:
+            y = merge_blocks(y, height, width, self.blocks, self.block_size)
+        return x + self.proj(y)
+
+    def weights_shape(self, height, width):
+        """Shape of the matrix of attention weights for one map of that size: (blocks, heads, queries, keys).
+
+        It holds the padding too.
+        """
+        count, positions = 1, height * width
+        if self.is_local:
+            rows, columns = (block_edges(side, self.blocks, self.block_size) for side in (height, width))
+            count = (len(rows) - 1) * (len(columns) - 1)
+            positions = int(np.diff(rows).max() * np.diff(columns).max())
+        return count, self.num_heads, positions, positions

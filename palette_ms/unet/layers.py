@@ -1,9 +1,10 @@
-"""The U-Net's smallest parts: activation, noise-level embedding, normalisation, convolution, resampling."""
+"""The U-Net's smallest parts: activation, noise-level embedding, normalisation, attention, convolution, resampling."""
 
 import math
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, constexpr, nn, ops
+from mindspore import dtype as mstype
 
 from palette_ms import runtime
 
@@ -98,13 +99,94 @@ class GroupNorm(nn.Cell):
         return ops.cast(y, x.dtype)
 
 
-def conv(in_channels, out_channels, kernel_size, stride=1, zero=False):
+class DotProductAttention(nn.Cell):
+    """softmax(qᵀk / √D) applied to v, head by head (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
+
+    The softmax is float32.
+
+    Inputs: q, k, v (N, heads, D, L); outside (N, L), True for positions that none attends to, or None.
+    Output: as v.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(axis=-1)
+
+    def construct(self, q, k, v, outside=None):
+        n, _, d, length = q.shape
+        weights = ops.cast(ops.matmul((q * (1 / math.sqrt(d))).swapaxes(-1, -2), k), mstype.float32)
+        if outside is not None:
+            weights = ops.masked_fill(weights, outside.reshape((n, 1, 1, length)), -1e30)  # whose exponential is 0
+        return ops.matmul(v, ops.cast(self.softmax(weights), v.dtype).swapaxes(-1, -2))
+
+
+def block_edges(length, count, size):
+    """Where the blocks begin that an axis is cut into, and where the last one ends.
+
+    Args:
+        length: positions of the axis.
+        count: number of blocks, which differ by at most one position; a shorter axis is cut into single positions.
+        size: positions of a block, if not `count`; the last block has what is left.
+    """
+    if size:
+        return [*range(0, length, size), length]
+    count = min(count, length)
+    return [i * length // count for i in range(count + 1)]
+
+
+@constexpr
+def _cut(length, count, size):
+    """How an axis is cut into blocks that are padded to the largest one's size.
+
+    Returns: number of blocks, their size, the position of the axis that each of theirs shows, which of them is padding,
+        and where each position of the axis is found again.
+    """
+    edges = np.array(block_edges(length, count, size))
+    block = np.diff(edges).max()
+    ends = edges[1:, None]
+    positions = edges[:-1, None] + np.arange(block)
+    shown, outside = np.minimum(positions, ends - 1).ravel(), (positions >= ends).ravel()
+    return (len(ends), int(block), Tensor(shown.astype(np.int32)), Tensor(outside),
+            Tensor(np.flatnonzero(~outside).astype(np.int32)))
+
+
+def split_blocks(x, count, size):
+    """Cut maps (N, C, H, W) into blocks, row after row of them (`block_edges` along both axes).
+
+    Returns: (N · blocks, C, h, w), and which positions are padding, (N · blocks, h · w) or None where blocks are equal.
+    """
+    n, c, height, width = x.shape
+    rows, h, shown_rows, outside_rows, _ = _cut(height, count, size)
+    columns, w, shown_columns, outside_columns, _ = _cut(width, count, size)
+    outside = None
+    if rows * h != height or columns * w != width:
+        x = ops.gather(ops.gather(x, shown_rows, 2), shown_columns, 3)
+        outside = ops.logical_or(outside_rows.reshape((rows, 1, h, 1)), outside_columns.reshape((1, columns, 1, w)))
+        outside = ops.tile(outside.reshape((rows * columns, h * w)), (n, 1))
+    x = x.reshape((n, c, rows, h, columns, w)).transpose((0, 2, 4, 1, 3, 5))
+    return x.reshape((n * rows * columns, c, h, w)), outside
+
+
+def merge_blocks(x, height, width, count, size):
+    """The reverse of `split_blocks`, without its padding: (N, C, height, width)."""
+    rows, h, _, _, found_rows = _cut(height, count, size)
+    columns, w, _, _, found_columns = _cut(width, count, size)
+    c = x.shape[1]
+    x = x.reshape((-1, rows, columns, c, h, w)).transpose((0, 3, 1, 4, 2, 5)).reshape((-1, c, rows * h, columns * w))
+    if rows * h != height or columns * w != width:
+        x = ops.gather(ops.gather(x, found_rows, 2), found_columns, 3)
+    return x
+
+
+def conv(in_channels, out_channels, kernel_size, stride=1, zero=False, dilation=1):
     """A convolution with bias that keeps the size (over the stride).
 
     Args:
         zero: start with weights and bias at zero, so that the branch it ends adds nothing at first.
+        dilation: distance of the positions that the kernel sees.
     """
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, "pad", kernel_size // 2, has_bias=True)
+    padding = dilation * (kernel_size // 2)
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, "pad", padding, dilation, has_bias=True)
     if zero:
         layer.weight.set_data(ops.zeros_like(layer.weight))
         layer.bias.set_data(ops.zeros_like(layer.bias))

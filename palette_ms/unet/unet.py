@@ -13,6 +13,8 @@ from palette_ms.unet.layers import DownsampleConv, GroupNorm, Swish, TimeEmbeddi
 # was 0.24 for smoothly filled holes and 0.23 for gray pictures. Only the order of magnitude matters.
 SOURCE_STD = 0.2
 
+ATTENTIONS = ("global", "local", "none", "dilated")
+
 
 class Stage(nn.Cell):
     """One step of a path: a residual block, attention where the level has it, resampling where the level ends."""
@@ -32,6 +34,25 @@ class Stage(nn.Cell):
 class UNet(nn.Cell):
     """The denoiser of Palette (Saharia et al. 2022, section 3).
 
+    `attention` is the paper's ablation of self-attention (its table 5). Where attention would stand, at the levels of
+    `attention_resolutions` and in the middle, stands:
+
+    - "global": attention of every position to all of them, the paper's choice.
+    - "local": attention within non-overlapping blocks. The paper's 4 query blocks are `attention_blocks=2`. It cites
+      HaloNet (Vaswani et al. 2021), whose blocks see a rim of their neighbours; here they see nothing but themselves.
+    - "none": no attention, and twice the residual blocks. The paper has "2× residual blocks at 32×32, 16×16 and 8×8".
+      Our reading: at these levels `num_res_blocks` counts twice, on both ways; the middle keeps its two. At the paper's
+      size that is 744 M parameters where its table has 603 M, so the paper doubled less, which it does not specify.
+    - "dilated": as "none", and these blocks are dilated. The paper has "increasing dilation rates" that make the
+      "receptive fields" grow exponentially. Our reading: 1, 2, 4, … block by block of a level on the way down; the same
+      on the way up, whose one block more has 1 again; 1 and 2 in the middle. Both convolutions of a block have its
+      rate; resampling blocks have 1. A rate that reaches past a map sees zeros there, as padding does.
+
+    At sizes other than the training size, global attention weighs more or fewer positions than it was trained on; a
+    number of blocks stays, and the blocks grow and shrink with the map; a size of blocks stays, and there are more or
+    fewer of them; without attention every position sees as far as in training. The normalisations take their
+    statistics of the whole map in any case.
+
     Args:
         in_channels: channels of source ‖ noisy image.
         out_channels: channels of the prediction.
@@ -40,7 +61,7 @@ class UNet(nn.Cell):
             one before.
         num_res_blocks: residual blocks of a level on the way down; the way up has one more.
         attention_resolutions: downsampling factors (1, 2, 4, …) at whose levels attention stands, down and up.
-            The middle always has it.
+            The middle always has it. Without attention: levels with twice the residual blocks.
         num_heads: attention heads; not used where `num_head_channels` is given.
         num_head_channels: channels of a head.
         dropout: in the residual blocks.
@@ -58,6 +79,11 @@ class UNet(nn.Cell):
             What they see is the mean of that distance given y_t, were it white noise: it fades as y_t says less, so
             that a short training need not learn first how far y_t can be trusted at each noise level (compare the
             preconditioning of Karras et al. 2022, arXiv 2206.00364, section 5). A new network says its source.
+        attention: one of `ATTENTIONS`, see above.
+        attention_blocks: for local attention: each map is cut into that many blocks along each side, whatever its size;
+            they differ by at most one position a side.
+        attention_block_size: for local attention, if not `attention_blocks`: positions of a block along each side, at
+            every level; the last blocks of a map have what is left.
 
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
         step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
@@ -65,14 +91,19 @@ class UNet(nn.Cell):
     Output: (N, out_channels, H, W), float32.
 
     Raises:
-        ValueError: a width that the heads do not divide, or a size that `multiple` does not divide.
+        ValueError: a width that the heads do not divide, a size that `multiple` does not divide, local attention
+            without just one way to say the blocks, or blocks for another attention.
     """
 
     def __init__(self, in_channels=6, out_channels=3, base_channels=64, channel_mults=(1, 2, 4, 8), num_res_blocks=2,
                  attention_resolutions=(16,), num_heads=1, num_head_channels=None, dropout=0.0, scale_shift=True,
                  resblock_updown=True, norm_groups=32, patch_size=1, num_classes=None, noise_input="value",
-                 from_source=False):
+                 from_source=False, attention="global", attention_blocks=None, attention_block_size=None):
         super().__init__()
+        ways = [way for way in (attention_blocks, attention_block_size) if way is not None]
+        if attention not in ATTENTIONS or len(ways) != (attention == "local") or min(ways, default=1) < 1:
+            raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
+                             "attention_blocks or attention_block_size, at least 1")
         self.out_channels = out_channels
         self.from_source = from_source
         self.embeds_angle = noise_input == "angle"
@@ -81,11 +112,21 @@ class UNet(nn.Cell):
         self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
         time_channels = 4 * base_channels
 
-        def residual(c_in, c_out, resample=None):
-            return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample, norm_groups)
+        def residual_blocks(level):
+            replaces = attention in ("none", "dilated") and 2**level in attention_resolutions
+            return 2 * num_res_blocks if replaces else num_res_blocks
 
-        def attention(channels):
-            return AttentionBlock(channels, num_heads, num_head_channels, norm_groups)
+        def residual(c_in, c_out, resample=None, dilation=1):
+            return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample, norm_groups, dilation)
+
+        def stage(c_in, c_out, attends, index, resample=None):
+            """The block of that index in its level; `attends`: attention stands there, or what replaces it."""
+            block = None
+            if attends and attention in ("global", "local"):
+                block = AttentionBlock(c_out, num_heads, num_head_channels, norm_groups, attention_blocks,
+                                       attention_block_size)
+            dilation = 2 ** (index % (2 * num_res_blocks)) if attends and attention == "dilated" else 1
+            return Stage(residual(c_in, c_out, dilation=dilation), block, resample)
 
         def down(channels):
             return residual(channels, channels, "down") if resblock_updown else DownsampleConv(channels)
@@ -102,26 +143,24 @@ class UNet(nn.Cell):
 
         path, skip_channels = [], [channels]
         for level, mult in enumerate(channel_mults):
-            for _ in range(num_res_blocks):
+            for i in range(residual_blocks(level)):
                 c_in, channels = channels, int(base_channels * mult)
-                attends = 2**level in attention_resolutions
-                path.append(Stage(residual(c_in, channels), attention(channels) if attends else None))
+                path.append(stage(c_in, channels, 2**level in attention_resolutions, i))
                 skip_channels.append(channels)
             if level != last:
                 path.append(down(channels))
                 skip_channels.append(channels)
         self.down = nn.CellList(path)
 
-        self.middle1 = Stage(residual(channels, channels), attention(channels))
-        self.middle2 = residual(channels, channels)
+        self.middle1 = stage(channels, channels, True, 0)
+        self.middle2 = residual(channels, channels, dilation=2 if attention == "dilated" else 1)
 
         path = []
         for level, mult in reversed(list(enumerate(channel_mults))):
-            for i in range(num_res_blocks + 1):
+            for i in range(residual_blocks(level) + 1):
                 c_in, channels = channels + skip_channels.pop(), int(base_channels * mult)
-                attends = 2**level in attention_resolutions
-                ends_level = level != 0 and i == num_res_blocks
-                path.append(Stage(residual(c_in, channels), attention(channels) if attends else None,
+                ends_level = level != 0 and i == residual_blocks(level)
+                path.append(stage(c_in, channels, 2**level in attention_resolutions, i,
                                   up(channels) if ends_level else None))
         self.up = nn.CellList(path)
 
@@ -138,6 +177,25 @@ class UNet(nn.Cell):
             if isinstance(cell, (nn.Conv2d, nn.Dense)):
                 cell.to_float(dtype)
         return self
+
+    def attention_bytes(self, height, width):
+        """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
+
+        They are float32 at the softmax in any precision.
+
+        Args:
+            height, width: of the picture, up to the next that `multiple` divides.
+
+        Returns: int; 0 for a network without attention.
+        """
+        largest = 0
+        height, width = (-(-side // self.multiple) * self.multiple // self.patch_size for side in (height, width))
+        for cell in (*self.down, self.middle1):
+            if not isinstance(cell, Stage):
+                height, width = height // 2, width // 2
+            elif isinstance(cell.attention, AttentionBlock):
+                largest = max(largest, 4 * math.prod(cell.attention.weights_shape(height, width)))
+        return largest
 
     def construct(self, x, gamma, label=None):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:

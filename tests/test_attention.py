@@ -1,0 +1,224 @@
+"""The choices of attention against NumPy, and by how far a position sees."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from test_unet import normal, randomize
+
+from palette_ms.checkpoint import Checkpoint, save_checkpoint, unet_arrays
+from palette_ms.config import config_from_dict
+from palette_ms.errors import UserError
+from palette_ms.torch_weights.conversion import export
+from palette_ms.unet import AttentionBlock, ResidualBlock, UNet
+from palette_ms.unet.layers import GroupNorm
+
+# Attention sees maps of half the picture's size.
+TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
+ONE_LEVEL = dict(base_channels=8, channel_mults=(1,), num_res_blocks=1, attention_resolutions=(1,), norm_groups=2)
+
+
+@pytest.fixture
+def pynative(graph_mode):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def numpy_attention(q, k, v):
+    """(heads, D, L) each."""
+    logits = np.einsum("hci,hcj->hij", q, k).astype(np.float64) / np.sqrt(q.shape[1])
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("hij,hcj->hci", weights / weights.sum(-1, keepdims=True), v)
+
+
+def block_by_block(cell, x, row_edges, column_edges):
+    """What the cell makes of x (1, C, H, W), by global attention on each block separately."""
+    c = x.shape[1]
+    qkv = np.einsum("oc,chw->ohw", cell.qkv.weight.asnumpy()[..., 0, 0], cell.norm(Tensor(x)).asnumpy()[0])
+    qkv = qkv + cell.qkv.bias.asnumpy()[:, None, None]
+    y = np.full(x.shape[1:], np.nan)
+    for top, bottom in zip(row_edges, row_edges[1:]):
+        for left, right in zip(column_edges, column_edges[1:]):
+            q, k, v = qkv[:, top:bottom, left:right].reshape(3, cell.num_heads, c // cell.num_heads, -1)
+            y[:, top:bottom, left:right] = numpy_attention(q, k, v).reshape(c, bottom - top, right - left)
+    y = np.einsum("oc,chw->ohw", cell.proj.weight.asnumpy()[..., 0, 0], y)
+    return x + y + cell.proj.bias.asnumpy()[:, None, None]
+
+
+# mode, how the blocks are told, where they begin and end along each side of the map
+CUTS = {
+    "2 × 2 equal blocks": (ms.GRAPH_MODE, dict(blocks=2), [0, 2, 4], [0, 3, 6]),
+    "3 × 3 unequal blocks": (ms.GRAPH_MODE, dict(blocks=3), [0, 2, 4, 7], [0, 1, 3, 5]),
+    "more blocks than positions": (ms.PYNATIVE_MODE, dict(blocks=4), [0, 1, 2, 3], [0, 1, 2, 3, 5]),
+    "blocks of 4 that divide": (ms.PYNATIVE_MODE, dict(block_size=4), [0, 4, 8], [0, 4]),
+    "blocks of 4 with a rest": (ms.PYNATIVE_MODE, dict(block_size=4), [0, 4, 7], [0, 4, 8, 10]),
+    "one block larger than the map": (ms.PYNATIVE_MODE, dict(block_size=16), [0, 3], [0, 5]),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_local_attention_is_global_attention_on_each_block(cut):
+    mode, how, rows, columns = CUTS[cut]
+    ms.set_context(mode=mode)
+    cell = randomize(AttentionBlock(16, num_head_channels=8, **how))
+    x = normal(2, 16, rows[-1], columns[-1])
+    expected = np.concatenate([block_by_block(cell, x[i:i + 1], rows, columns) for i in range(2)])
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), expected, rtol=1e-3, atol=1e-4)  # float32 against float64
+
+
+def test_nothing_in_one_block_changes_another(pynative):
+    cell = randomize(AttentionBlock(8, blocks=2))
+    cell.norm = nn.Identity()  # whose statistics are of the whole map
+    x = normal(1, 8, 5, 7)  # blocks of 2 and 3 rows, 3 and 4 columns
+    before = cell(Tensor(x)).asnumpy()
+    x[:, :, 2:, :3] = np.nan  # the lower left block
+    after = cell(Tensor(x)).asnumpy()
+    changed = np.zeros((5, 7), bool)
+    changed[2:, :3] = True
+    np.testing.assert_array_equal(np.isnan(after).all((0, 1)), changed)
+    np.testing.assert_array_equal(after[:, :, ~changed], before[:, :, ~changed])
+
+
+# The whole network
+
+CHOICES = {
+    "global": {},
+    "local": dict(attention="local", attention_blocks=3),
+    "none": dict(attention="none"),
+    "dilated": dict(attention="dilated"),
+}
+
+
+def blocks_of(unet, kind):
+    return [cell for _, cell in unet.cells_and_names() if isinstance(cell, kind)]
+
+
+@pytest.mark.parametrize("choice, attentions, residuals", [
+    # residual blocks: 1 and 1 on the way down, 2 in the middle, 2 and 2 on the way up, 2 that resample
+    ("global", 4, 10), ("local", 4, 10),
+    # the attending level has 2 down and 3 up
+    ("none", 0, 12), ("dilated", 0, 12),
+])
+def test_the_choice_holds_at_its_levels_and_in_the_middle(choice, attentions, residuals):
+    unet = UNet(**TINY, **CHOICES[choice])
+    assert len(blocks_of(unet, AttentionBlock)) == attentions
+    assert len(blocks_of(unet, ResidualBlock)) == residuals
+
+
+def test_local_attention_has_the_parameters_of_global():
+    shapes = [{p.name: p.shape for p in UNet(**TINY, **CHOICES[choice]).get_parameters()}
+              for choice in ("global", "local")]
+    assert shapes[0] == shapes[1]
+
+
+def test_dilation_rates_grow_along_the_attending_levels_alone():
+    unet = UNet(base_channels=8, channel_mults=(1, 1, 1), num_res_blocks=2, attention_resolutions=(2,),
+                attention="dilated")
+
+    def rates(cells):
+        blocks = [getattr(cell, "residual", cell) for cell in cells]
+        assert all(block.conv1.dilation == block.conv2.dilation for block in blocks)
+        return [block.conv1.dilation[0] for block in blocks]
+
+    assert rates(unet.down) == [1, 1, 1, 1, 2, 4, 8, 1, 1, 1]  # the third and the eighth halve
+    assert rates([unet.middle1, unet.middle2]) == [1, 2]
+    assert rates(unet.up) == [1, 1, 1, 1, 2, 4, 8, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("choice, reach", [
+    # A 3×3 convolution sees its rate further, and a residual block has two: one convolution going in, 2 blocks down,
+    # 2 in the middle, 3 up, one convolution going out.
+    ("none", 1 + 2 * (1 + 1) + 2 * (1 + 1) + 2 * (1 + 1 + 1) + 1),
+    ("dilated", 1 + 2 * (1 + 2) + 2 * (1 + 2) + 2 * (1 + 2 + 1) + 1),
+    ("global", 30),
+])
+def test_how_far_a_pixel_sees(choice, reach, pynative, monkeypatch):
+    def without_statistics(self, x, scale=None, shift=None):
+        return x
+
+    monkeypatch.setattr(GroupNorm, "construct", without_statistics)  # they are of the whole picture
+    unet = randomize(UNet(**ONE_LEVEL, **CHOICES[choice]))
+
+    def middle(x):
+        return unet(x, Tensor([0.5], ms.float32))[:, :, 1, 30].sum()
+
+    seen = np.flatnonzero(ms.grad(middle)(Tensor(normal(1, 6, 3, 61))).asnumpy().any((0, 1, 2)))
+    np.testing.assert_array_equal(seen, np.arange(30 - reach, 30 + reach + 1))
+
+
+@pytest.mark.parametrize("choice", ["local", "dilated"])
+def test_every_parameter_learns_and_graph_mode_gives_what_pynative_gives(choice):
+    unet = randomize(UNet(**ONE_LEVEL, **CHOICES[choice]))
+    x, gamma = Tensor(normal(1, 6, 8, 10)), Tensor([0.4], ms.float32)
+
+    def loss(x):
+        return (unet(x, gamma) ** 2).mean()
+
+    in_graph, gradients = ms.value_and_grad(loss, None, ms.ParameterTuple(unet.trainable_params()))(x)
+    for parameter, gradient in zip(unet.trainable_params(), gradients):
+        gradient = gradient.asnumpy()
+        assert np.isfinite(gradient).all() and gradient.any(), parameter.name
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    assert float(in_graph.asnumpy()) == pytest.approx(float(loss(x).asnumpy()), rel=1e-4)  # float32
+
+
+class Recorder(nn.Softmax):
+    """The softmax, keeping the sizes of what it is given."""
+
+    def __init__(self):
+        super().__init__(axis=-1)
+        self.sizes = []
+
+    def construct(self, x):
+        self.sizes.append(x.size)
+        return super().construct(x)
+
+
+@pytest.mark.parametrize("config", [
+    {}, dict(patch_size=2), dict(attention_resolutions=(1,)), dict(attention_resolutions=()),
+    dict(attention="local", attention_blocks=3), dict(attention="local", attention_block_size=5),
+])
+def test_attention_bytes_are_those_of_the_largest_matrix_made(config, pynative):
+    unet = UNet(**{**TINY, **config})
+    recorders = []
+    for block in blocks_of(unet, AttentionBlock):
+        block.attend.softmax = Recorder()
+        recorders.append(block.attend.softmax)
+    unet(Tensor(normal(1, 6, 12, 20)), Tensor([0.4], ms.float32))
+    largest = max(size for recorder in recorders for size in recorder.sizes)
+    assert unet.attention_bytes(12, 20) == 4 * largest
+    assert unet.attention_bytes(11, 19) == 4 * largest  # what the network does not divide is padded
+
+
+@pytest.mark.parametrize("choice", ["none", "dilated"])
+def test_without_attention_there_are_no_attention_bytes(choice):
+    assert UNet(**TINY, **CHOICES[choice]).attention_bytes(64, 64) == 0
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("model, message", [
+    (dict(attention="locl"), "model.attention is 'locl'.*did you mean local?"),
+    (dict(attention="local"), "needs either model.attention_blocks .* or model.attention_block_size"),
+    (dict(attention="local", attention_blocks=2, attention_block_size=8), "needs either"),
+    (dict(attention_blocks=2), "model.attention_blocks is for model.attention local, not for global"),
+    (dict(attention="none", attention_block_size=8), "model.attention_block_size is for .* local, not for none"),
+    (dict(attention="local", attention_blocks=0), "model.attention_blocks must be above 0"),
+    (dict(attention="local", attention_block_size=1.5), "model.attention_block_size must be a whole number"),
+])
+def test_mistakes_are_told_in_one_line(model, message):
+    with pytest.raises(UserError, match=message) as error:
+        config_from_dict({"model": model}, "c.yaml")
+    assert str(error.value).startswith("c.yaml: ") and "\n" not in str(error.value)
+    if type(model.get("attention_block_size")) is not float:
+        with pytest.raises(ValueError, match="attention_block"):
+            UNet(**TINY, **model)
+
+
+def test_pytorch_gets_no_network_with_another_attention(tmp_path):
+    model = {**TINY, "attention": "local", "attention_blocks": 2}
+    config = config_from_dict({"model": model}, "c.yaml")
+    save_checkpoint(tmp_path / "local.safetensors", config, weights=unet_arrays(UNet(**model)))
+    with pytest.raises(UserError, match="no attention but global"):
+        export(Checkpoint(tmp_path / "local.safetensors"), tmp_path / "local.pth")
+    assert not (tmp_path / "local.pth").exists()
