@@ -10,6 +10,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")
 
 import logging  # noqa: E402
+import re  # noqa: E402
 import sys  # noqa: E402
 
 from palette_ms.errors import UserError  # noqa: E402
@@ -22,6 +23,18 @@ def device():
     import mindspore as ms
 
     return ms.get_context("device_target")
+
+
+def has_fused_attention():
+    """Whether the device has MindSpore's fused attention: Ascend from the Atlas A2 series on.
+
+    The cards before it are told by their chips' names. Neither they nor later ones were at hand.
+    """
+    import mindspore as ms
+
+    if device() != "Ascend":
+        return False
+    return not re.fullmatch(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))", ms.hal.get_device_name(0, "Ascend"))
 
 
 def _available(name):

@@ -1,17 +1,20 @@
-"""The choices of attention against NumPy, and by how far a position sees."""
+"""The choices of attention against NumPy, a stand-in for Ascend's operator, and how far a position sees."""
+
+import inspect
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from test_unet import normal, randomize
 
+from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.errors import UserError
 from palette_ms.torch_weights.conversion import export
 from palette_ms.unet import AttentionBlock, ResidualBlock, UNet
-from palette_ms.unet.layers import GroupNorm
+from palette_ms.unet.layers import DotProductAttention, GroupNorm
 
 # Attention sees maps of half the picture's size.
 TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
@@ -192,6 +195,72 @@ def test_attention_bytes_are_those_of_the_largest_matrix_made(config, pynative):
 @pytest.mark.parametrize("choice", ["none", "dilated"])
 def test_without_attention_there_are_no_attention_bytes(choice):
     assert UNet(**TINY, **CHOICES[choice]).attention_bytes(64, 64) == 0
+
+
+# Ascend's operator
+
+
+def stand_in(query, key, value, head_num, real_shift=None, drop_mask=None, padding_mask=None, attn_mask=None,
+             prefix=None, actual_seq_qlen=None, actual_seq_kvlen=None, keep_prob=1.0, scalar_value=1.0,
+             pre_tokens=2147483647, next_tokens=2147483647, inner_precise=0, input_layout="BSH", sparse_mode=0):
+    """flash_attention_score by plain operations, as documented for BNSD; its outputs are 1 higher, to tell it apart."""
+    b, n, s, d = query.shape
+    if input_layout != "BNSD" or head_num != n or d % 16 or query.dtype not in (ms.float16, ms.bfloat16):
+        raise ValueError("not what the operator takes")
+    scores = scalar_value * ops.matmul(query.astype(ms.float32), key.astype(ms.float32).swapaxes(-1, -2))
+    if attn_mask is not None:
+        if attn_mask.shape != (b, 1, s, s) or attn_mask.dtype != ms.bool_:
+            raise ValueError("not a mask that the operator takes")
+        scores = ops.masked_fill(scores, attn_mask, -1e30)  # True: discarded
+    return (ops.matmul(ops.softmax(scores, -1), value.astype(ms.float32)) + 1).astype(query.dtype)
+
+
+@pytest.fixture
+def with_operator(monkeypatch):
+    assert inspect.signature(stand_in) == inspect.signature(ops.flash_attention_score)
+    monkeypatch.setattr(runtime, "has_fused_attention", lambda: True)
+    monkeypatch.setattr(ops, "flash_attention_score", stand_in)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_fused_operator_gives_the_plain_numbers(padded, both_modes, with_operator):
+    q, k, v = (Tensor(normal(3, 2, 16, 10, seed=i)).astype(ms.float16) for i in range(3))
+    outside = Tensor(np.arange(30).reshape(3, 10) % 4 == 1) if padded else None
+    fused = DotProductAttention()
+    plain = DotProductAttention()
+    plain.has_operator = False
+    # float16 has 11 bits, and values are up to about 3
+    np.testing.assert_allclose(fused(q, k, v, outside).asnumpy() - 1.0, plain(q, k, v, outside).asnumpy(), atol=4e-3)
+
+
+@pytest.mark.parametrize("how", [{}, dict(blocks=2), dict(block_size=4)])
+def test_attention_in_half_precision_uses_the_operator(how, pynative, with_operator):
+    x = Tensor(normal(2, 32, 5, 7))
+    plain = randomize(AttentionBlock(32, num_head_channels=16, **how))
+    plain.attend.has_operator = False
+    block = randomize(AttentionBlock(32, num_head_channels=16, **how))
+    np.testing.assert_array_equal(block(x).asnumpy(), plain(x).asnumpy())  # float32: the operator has none
+    for cell in (plain.qkv, plain.proj, block.qkv, block.proj):
+        cell.to_float(ms.float16)
+    added = block.proj.weight.asnumpy()[..., 0, 0].sum(1)[:, None, None]  # what the stand-in's 1 becomes
+    # float16's rounding, through a projection of values up to about 10
+    np.testing.assert_allclose(block(x).asnumpy() - added, plain(x).asnumpy(), atol=3e-2)
+
+
+@pytest.mark.parametrize("shape, dtype", [((1, 2, 8, 10), ms.float16), ((1, 2, 16, 10), ms.float32),
+                                          ((1, 1, 528, 4), ms.float16), ((2001, 1, 16, 2), ms.float16)])
+def test_what_the_operator_does_not_take_is_computed_plainly(shape, dtype, with_operator):
+    assert not DotProductAttention().fused(Tensor(np.zeros(shape, np.float32)).astype(dtype))
+
+
+@pytest.mark.parametrize("target, name, has", [
+    ("CPU", "CPU", False), ("GPU", "NVIDIA", False), ("Ascend", "Ascend910A", False), ("Ascend", "Ascend310P3", False),
+    ("Ascend", "Ascend910ProB", False), ("Ascend", "Ascend910B4", True), ("Ascend", "Ascend910_9391", True),
+])
+def test_cards_with_the_operator(target, name, has, monkeypatch):
+    monkeypatch.setattr(runtime, "device", lambda: target)
+    monkeypatch.setattr(ms.hal, "get_device_name", lambda device_id, device_target: name)
+    assert runtime.has_fused_attention() == has
 
 
 # Mistakes

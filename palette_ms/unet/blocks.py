@@ -110,7 +110,7 @@ class AttentionBlock(nn.Cell):
     def weights_shape(self, height, width):
         """Shape of the matrix of attention weights for one map of that size: (blocks, heads, queries, keys).
 
-        It holds the padding too.
+        It holds the padding too. Ascend's fused operator never makes it.
         """
         count, positions = 1, height * width
         if self.is_local:

@@ -102,7 +102,10 @@ class GroupNorm(nn.Cell):
 class DotProductAttention(nn.Cell):
     """softmax(qᵀk / √D) applied to v, head by head (Vaswani et al. 2017, arXiv 1706.03762, eq. 1).
 
-    The softmax is float32.
+    Plain operations with a float32 softmax; or, on Ascend in float16 and bfloat16, MindSpore's fused operator
+    `mindspore.ops.flash_attention_score`, which gives the same but for rounding and never holds the matrix of weights.
+    `fused` is the one place that decides. The fused operator has not been run: no card was at hand, and the tests put
+    a stand-in of its documented form in its place.
 
     Inputs: q, k, v (N, heads, D, L); outside (N, L), True for positions that none attends to, or None.
     Output: as v.
@@ -110,11 +113,26 @@ class DotProductAttention(nn.Cell):
 
     def __init__(self):
         super().__init__()
+        self.has_operator = runtime.has_fused_attention()
         self.softmax = nn.Softmax(axis=-1)
 
+    def fused(self, q):
+        """Whether the fused operator takes such queries: its documented types, sizes of a head and of a batch."""
+        n, _, d, _ = q.shape
+        is_half = q.dtype == mstype.float16 or q.dtype == mstype.bfloat16
+        return self.has_operator and is_half and d % 16 == 0 and d <= 512 and n <= 2000
+
     def construct(self, q, k, v, outside=None):
-        n, _, d, length = q.shape
-        weights = ops.cast(ops.matmul((q * (1 / math.sqrt(d))).swapaxes(-1, -2), k), mstype.float32)
+        n, heads, d, length = q.shape
+        scale = 1 / math.sqrt(d)
+        if self.fused(q):
+            mask = None
+            if outside is not None:
+                mask = ops.broadcast_to(outside.reshape((n, 1, 1, length)), (n, 1, length, length))
+            y = ops.flash_attention_score(q.swapaxes(-1, -2), k.swapaxes(-1, -2), v.swapaxes(-1, -2), heads,
+                                          attn_mask=mask, scalar_value=scale, input_layout="BNSD")
+            return y.swapaxes(-1, -2)
+        weights = ops.cast(ops.matmul((q * scale).swapaxes(-1, -2), k), mstype.float32)
         if outside is not None:
             weights = ops.masked_fill(weights, outside.reshape((n, 1, 1, length)), -1e30)  # whose exponential is 0
         return ops.matmul(v, ops.cast(self.softmax(weights), v.dtype).swapaxes(-1, -2))

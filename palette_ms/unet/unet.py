@@ -181,7 +181,7 @@ class UNet(nn.Cell):
     def attention_bytes(self, height, width):
         """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
 
-        They are float32 at the softmax in any precision.
+        They are float32 at the softmax in any precision. Ascend's fused operator never holds them.
 
         Args:
             height, width: of the picture, up to the next that `multiple` divides.
