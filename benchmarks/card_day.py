@@ -9,6 +9,7 @@ nothing here was measured on a card. A step is batch_size × accumulation pictur
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from palette_ms.unet import AttentionBlock
 
 def forward_operations(model, size):
     """Operations of one picture's forward pass, counted at a small size (a convolution's grow with the area, an
-    attention's with its square)."""
+    attention's are those at the full size)."""
     unet = build_unet(model)
     small = unet.multiple
     area = (size / small) ** 2
@@ -40,7 +41,9 @@ def forward_operations(model, size):
             total += 2 * cell.weight.size
         elif isinstance(cell, AttentionBlock):
             _, channels, height, width = output.shape
-            total += 4 * channels * (area * height * width) ** 2
+            side = size // small
+            shape = cell.weights_shape(side * height, side * width)
+            total += 4 * channels // shape[1] * math.prod(shape)
 
     for _, cell in unet.cells_and_names():
         cell.register_forward_hook(count)
