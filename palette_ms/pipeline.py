@@ -1,21 +1,27 @@
 """Palette: a checkpoint, ready to restore pictures."""
 
 import dataclasses
+import functools
 import sys
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.diffusion.samplers import ClassConditional, create_sampler
+from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization, with_lightness
 from palette_ms.tasks.degradations import enlarge
 from palette_ms.tasks.inpainting import fill_hole
 from palette_ms.tasks.masks import MASKS
+
+# Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
+ATTENTION_LIMIT = 2**30
 
 
 class Palette:
@@ -33,6 +39,7 @@ class Palette:
         self.config = config
         self.pictures = pictures
         self.source = source
+        self._labelled = {}
         self._samplers = {}
 
     @classmethod
@@ -59,11 +66,15 @@ class Palette:
         return tuple(dict.fromkeys(task.name for task in self.config.tasks))
 
     def restore(self, image, task="colorization", mask=None, sampler="ddpm", steps=None, num_samples=1, seed=0,
-                scale=None, extend=None, progress=None):
+                scale=None, extend=None, tile=None, overlap=None, progress=None):
         """Restore a picture of any size.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
         out comes back unchanged.
+
+        In tiles (see `palette_ms.diffusion.tiles.TiledUNet`) each sees what is inside it alone. They are blended at
+        every step, so that neighbours agree; what is a matter of the whole picture, such as its colours, can still
+        differ between tiles far apart. Tiles without a pixel to make cost nothing.
 
         Args:
             image: path, PIL image or uint8 array (H, W), (H, W, 3) or (H, W, 4).
@@ -77,7 +88,11 @@ class Palette:
             scale: for super-resolution: the factor; None: the one that the model was trained for, if it is one.
             extend: for uncropping: pixels to add, a dict with some of left, right, top, bottom. More than half of the
                 training size on a side is made in several goes, each continuing the one before.
-            progress: called with the number of steps done since the last call.
+            tile: side of tiles in pixels, a multiple of `unet.multiple`. None: the whole picture at once, unless the
+                network's largest attention matrix would take more than `ATTENTION_LIMIT` (1 GiB) for it; then tiles
+                of the training size, said on stderr.
+            overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
+            progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
 
         Returns: list of `num_samples` PIL images, RGB, of the picture's size (times the scale, plus the extension).
 
@@ -96,11 +111,12 @@ class Palette:
                                   ("extend", extend, "uncropping")):
             if value is not None and task != user:
                 raise UserError(f"{task} takes no {name}: it is for {user}")
-        original = load_image(image)
+        self._check_tiles(tile, overlap)
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
-        chain = self._sampler(sampler, steps, labels, trained.test_schedule)
+        chains = functools.partial(self._chains, labels, trained.test_schedule, sampler, steps, tile, overlap, progress)
+        original = load_image(image)
         if task == "uncropping":
-            return self._uncrop(original, _margins(extend), trained, chain, num_samples, seed, progress)
+            return self._uncrop(original, _margins(extend), trained, chains, num_samples, seed)
         if task == "super_resolution":
             scale = _scale(scale, trained.scales)
             original = to_uint8(enlarge(original, scale * original.shape[0], scale * original.shape[1]))
@@ -109,6 +125,7 @@ class Palette:
         else:
             hole = np.ones((1, *original.shape[:2]), np.float32)
         y_0, padded_hole = self._pad(to_float(original)), self._pad(hole)
+        chain, = chains([padded_hole])
         if task == "inpainting":
             cond = fill_hole(y_0, padded_hole, generator(seed, "source"), trained.fill)
         elif task == "colorization":
@@ -116,35 +133,31 @@ class Palette:
         else:
             cond = y_0  # the picture is already what the task would make of it
         cond, y_0 = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0))
-        made = self._run(chain, cond, y_0, padded_hole, seed, progress)
+        made = _run(chain, cond, y_0, padded_hole, seed)
         if task == "colorization" and trained.gray == "lightness":
             made = np.stack([with_lightness(np.clip(picture, -1, 1), source) for picture, source in zip(made, cond)])
         height, width = original.shape[:2]
         keep = hole[0][..., None] == 0
         return [Image.fromarray(np.where(keep, original, to_uint8(picture[:, :height, :width]))) for picture in made]
 
-    def _uncrop(self, original, margins, trained, chain, num_samples, seed, progress):
+    def _uncrop(self, original, margins, trained, chains, num_samples, seed):
         """Side after side, at most half of the training size at a go: the model learned to make half of a picture from
         the other half, so each go shows it as much of what is next to the new strip."""
         size = self.config.data.image_size
         pictures = np.repeat(to_float(original)[None], num_samples, 0)
-        goes = [(side, min(size // 2, margin - done)) for side, margin in margins.items()
-                for done in range(0, margin, size // 2)]
-        for number, (side, pixels) in enumerate(goes):
+        goes = _goes(margins, size, original.shape[:2])
+        holes = [self._pad(hole) for *_, hole in goes]
+        for number, ((side, pixels, _), padded_hole, chain) in enumerate(zip(goes, holes, chains(holes))):
             axis = 3 if side in ("left", "right") else 2
             before = side in ("left", "top")
-            near, new, margin = [slice(None)] * 4, [slice(None)] * 4, [(0, 0)] * 4
+            near, new = [slice(None)] * 4, [slice(None)] * 4
             near[axis] = slice(size - pixels) if before else slice(-(size - pixels), None)
-            margin[axis] = (pixels, 0) if before else (0, pixels)
-            window = pictures[tuple(near)]
-            canvas = np.pad(window, margin)
-            hole = np.pad(np.zeros_like(window[0, :1]), margin[1:], constant_values=1)
-            padded_hole = self._pad(hole)
+            canvas = np.pad(pictures[tuple(near)], ((0, 0), (0, 0), *_margin(side, pixels)))
             y_0 = np.stack([self._pad(picture) for picture in canvas])
             cond = np.stack([fill_hole(picture, padded_hole, generator(seed, "source", number), trained.fill)
                              for picture in y_0])
             round_seed = int(generator(seed, "go", number).integers(2**31))
-            made = self._run(chain, cond, y_0, padded_hole, round_seed, progress)
+            made = _run(chain, cond, y_0, padded_hole, round_seed)
             new[axis] = slice(pixels) if before else slice(canvas.shape[axis] - pixels, canvas.shape[axis])
             strip = made[:, :, :canvas.shape[2], :canvas.shape[3]][tuple(new)]
             pictures = np.concatenate((strip, pictures) if before else (pictures, strip), axis)
@@ -175,9 +188,14 @@ class Palette:
         height, width = size or (self.config.data.image_size,) * 2
         if height < 1 or width < 1 or height % self.unet.multiple or width % self.unet.multiple:
             raise UserError(f"height and width must be multiples of {self.unet.multiple}, not {height}×{width}")
-        chain = self._sampler(sampler, steps, self._labels(label, num_samples, seed))
+        labels, schedule = self._labels(label, num_samples, seed), self.config.tasks[0].test_schedule
+        chain = self._sampler(sampler, steps, labels, schedule)
+        update = None
+        if progress is not None:
+            progress.reset(chain.num_steps)
+            update = progress.update
         y_T = _start(seed, num_samples, (self.config.model.in_channels, height, width))
-        return [Image.fromarray(to_uint8(picture)) for picture in chain(None, y_T, seed, progress=progress).asnumpy()]
+        return [Image.fromarray(to_uint8(picture)) for picture in chain(None, y_T, seed, progress=update).asnumpy()]
 
     def _labels(self, label, num_samples, seed):
         """The class of each picture, a tuple; None for a model without classes."""
@@ -192,26 +210,68 @@ class Palette:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
         return (label,) * num_samples
 
-    def _run(self, chain, cond, y_0, hole, seed, progress):
-        """Chains over a batch: cond and y_0 (N, 3, H, W), hole (1, H, W); returns (N, 3, H, W)."""
-        hole = np.repeat(hole[None], len(y_0), 0)
-        y_T = hole * _start(seed, len(y_0), y_0.shape[1:]) + (1 - hole) * y_0
-        return chain(cond, y_T, seed, hole, y_0, progress).asnumpy()
+    def _check_tiles(self, tile, overlap):
+        multiple = self.unet.multiple
+        if tile is None and overlap is not None:
+            raise UserError("overlap is for tiles: name their side too, as tile")
+        if tile is not None and (tile < 1 or tile % multiple):
+            raise UserError(f"tile must be a multiple of {multiple} pixels, which this network divides, not {tile}")
+        if overlap is not None and not 0 <= overlap <= tile - multiple:
+            raise UserError(f"overlap must be from 0 to {tile - multiple} pixels for tiles of {tile}, not {overlap}")
 
-    def _sampler(self, name, steps, labels, schedule=None):
-        """The chain for pictures of these labels, by the test schedule given or the common one. Kept from picture to
-        picture, since it holds the compiled graph."""
+    def _chains(self, labels, schedule, sampler, steps, tile, overlap, progress, holes):
+        """For each hole (1, H, W) the chain that fills it, called as chain(cond, y_T, seed, mask, y_0): compiled as a
+        whole, or in tiles.
+
+        Args:
+            labels: of the pictures, a tuple, or None.
+            schedule: the test schedule; None: the model's.
+            sampler, steps, tile, overlap, progress: as in `restore`.
+        """
+        sides = [max(hole.shape[1:]) for hole in holes]
+        if tile is None and max(self.unet.attention_bytes(*hole.shape[1:]) for hole in holes) > ATTENTION_LIMIT:
+            tile = self.config.data.image_size
+            # Unlike print, this leaves a progress bar whole.
+            tqdm.write(f"tiles of {tile}×{tile} pixels: the whole picture's attention would take more than "
+                       f"{ATTENTION_LIMIT // 2**20} MiB", file=sys.stderr)
+        update = None if progress is None else progress.update
+        chains, calls = [], 0
+        for hole, side in zip(holes, sides):
+            if tile is None or side <= tile:
+                chain = self._sampler(sampler, steps, labels, schedule)
+                chains.append(functools.partial(chain, progress=update))
+                calls += chain.num_steps
+            else:
+                unet = TiledUNet(self._denoiser(labels), hole, self.unet.multiple, tile, overlap, update)
+                chain = self._create_sampler(unet, sampler, steps, schedule)
+                chains.append(chain)
+                calls += chain.num_steps * unet.num_tiles
+        if progress is not None:
+            progress.reset(calls)
+        return chains
+
+    def _denoiser(self, labels):
+        """Kept from picture to picture, as the samplers are, since they hold compiled graphs."""
+        if labels is None:
+            return self.unet
+        if labels not in self._labelled:
+            self._labelled[labels] = ClassConditional(self.unet, labels)
+        return self._labelled[labels]
+
+    def _sampler(self, name, steps, labels, schedule):
         key = name, steps, labels, schedule
         if key not in self._samplers:
-            unet = self.unet if labels is None else ClassConditional(self.unet, labels)
-            diffusion = self.config.diffusion
-            if schedule:
-                diffusion = dataclasses.replace(diffusion, test_schedule=schedule)
-            try:
-                self._samplers[key] = create_sampler(unet, diffusion, steps, name)
-            except ValueError as error:
-                raise UserError(str(error)) from None
+            self._samplers[key] = self._create_sampler(self._denoiser(labels), name, steps, schedule)
         return self._samplers[key]
+
+    def _create_sampler(self, unet, name, steps, schedule):
+        diffusion = self.config.diffusion
+        if schedule:
+            diffusion = dataclasses.replace(diffusion, test_schedule=schedule)
+        try:
+            return create_sampler(unet, diffusion, steps, name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def _hole(self, mask, size, seed):
         """The mask of inpainting as float32 (1, H, W)."""
@@ -241,6 +301,13 @@ def _check_counts(num_samples, seed):
         raise UserError("the number of samples must be at least 1, the seed at least 0")
 
 
+def _run(chain, cond, y_0, hole, seed):
+    """Chains over a batch: cond and y_0 (N, 3, H, W), hole (1, H, W); returns (N, 3, H, W)."""
+    hole = np.repeat(hole[None], len(y_0), 0)
+    y_T = hole * _start(seed, len(y_0), y_0.shape[1:]) + (1 - hole) * y_0
+    return chain(cond, y_T, seed, hole, y_0).asnumpy()
+
+
 def _start(seed, count, shape):
     """The noise that chains start from, float32 (count, *shape): each picture has a stream of its own."""
     return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in range(count)])
@@ -268,3 +335,28 @@ def _margins(extend):
     if not any(extend.values()):
         raise UserError("extend adds no pixel: nothing to make")
     return {side: extend.get(side, 0) for side in sides}
+
+
+def _goes(margins, size, shape):
+    """The strips of uncropping in the order they are made in: (side, pixels, hole).
+
+    The hole (1, h, w) is that of the window which the model is shown: the strip and what is next to it, `size` pixels
+    together.
+    """
+    shape, goes = list(shape), []
+    for side, margin in margins.items():
+        axis = 1 if side in ("left", "right") else 0
+        for done in range(0, margin, size // 2):
+            pixels = min(size // 2, margin - done)
+            near = list(shape)
+            near[axis] = min(shape[axis], size - pixels)
+            hole = np.pad(np.zeros(near, np.float32), _margin(side, pixels), constant_values=1)
+            goes.append((side, pixels, hole[None]))
+            shape[axis] += pixels
+    return goes
+
+
+def _margin(side, pixels):
+    """Pixels on one side, as `np.pad` takes them for (H, W)."""
+    return {"left": ((0, 0), (pixels, 0)), "right": ((0, 0), (0, pixels)),
+            "top": ((pixels, 0), (0, 0)), "bottom": ((0, pixels), (0, 0))}[side]

@@ -29,6 +29,9 @@ def main():
                         help="for uncropping: pixels to add on some of left, right, top, bottom")
     parser.add_argument("--sampler", default="ddpm", help="ddpm")
     parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
+    parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
+                                                 "picture at once, where the network allows its size)")
+    parser.add_argument("--overlap", type=int, help="of neighbouring tiles, in pixels (default: a quarter of the tile)")
     parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
     parser.add_argument("--class", dest="label", type=int, help="of a class-conditional model (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
@@ -48,9 +51,8 @@ def main():
     if "unconditional" in palette.tasks:
         if args.input:
             raise UserError("this model makes pictures from nothing: leave --input out")
-        with tqdm(desc="sample", unit="step", disable=None, leave=False) as bar:
-            results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed,
-                                       bar.update)
+        with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
+            results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed, bar)
         write(results, args.output / f"sample_{args.seed}")
         return
     if not work:
@@ -76,9 +78,10 @@ def restore(palette, work, args):
         try:
             if picture.resolve() == target.with_suffix(".png").resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
-            with tqdm(desc=picture.name, unit="step", disable=None, leave=False) as bar:
+            with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
                 results = palette.restore(picture, task, mask_for(args.mask, picture), args.sampler, args.steps,
-                                          args.num_samples, args.seed, args.scale, args.extend, bar.update)
+                                          args.num_samples, args.seed, args.scale, args.extend, args.tile,
+                                          args.overlap, bar)
         except UserError as error:
             if not args.input.is_dir():
                 raise

@@ -97,9 +97,9 @@ def main():
             hole = np.ones((SIZE, SIZE), bool)
             damaged = guess = to_uint8(colorization(to_float(original))[0])
         mask = hole if task == "inpainting" else None
-        with tqdm(total=args.steps, desc=f"{task} {kind or ''}", unit="step", leave=False, disable=None) as bar:
+        with tqdm(desc=f"{task} {kind or ''}", unit="call", leave=False, disable=None) as bar:
             samples = [np.asarray(image) for image in palette.restore(
-                damaged, task, mask, steps=args.steps, num_samples=SAMPLES, progress=bar.update)]
+                damaged, task, mask, steps=args.steps, num_samples=SAMPLES, progress=bar)]
         mean = np.mean(samples, 0).round().astype(np.uint8)
         results = [guess, *samples, mean, classical(task, damaged, hole, colours)]
         values = [psnr(result, original, hole) for result in results]

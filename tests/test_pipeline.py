@@ -213,7 +213,9 @@ class Chain:
     def __init__(self, fill=0.5):
         self.fill, self.calls = fill, []
 
-    def __call__(self, cond, y_T, seed, mask, y_0, progress):
+    num_steps = 6
+
+    def __call__(self, cond, y_T, seed, mask, y_0, progress=None):
         self.calls.append((cond, y_T, seed, mask, y_0))
         return Tensor(np.where(mask > 0, np.float32(self.fill), y_0).astype(np.float32))
 

@@ -1,7 +1,8 @@
 """Algorithm 2: from noise to a picture, step by step, conditioned on the source.
 
 A sampler knows a denoiser, called as unet(source ‖ y_t, γ), and the β of its steps; nothing else. Without a source
-the denoiser sees y_t alone.
+the denoiser sees y_t alone. A Cell is compiled with its chain into one graph; another function, such as
+`palette_ms.diffusion.tiles.TiledUNet`, is called step by step.
 """
 
 import numpy as np
@@ -126,7 +127,7 @@ class DDPMSampler(nn.Cell):
             seed: decides the noise of the steps.
             mask: (N, 1, H, W), 1 where pixels are to be made, or None: everywhere.
             y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every step.
-            progress: called with the number of steps done since the last call.
+            progress: called with the number of steps done since the last call; only where the chain is compiled.
 
         Returns: Tensor y_0 (N, 3, H, W), in about [−1, 1].
 
@@ -139,6 +140,10 @@ class DDPMSampler(nn.Cell):
         cond, y_t = None if cond is None else Tensor(cond), Tensor(y_T)
         mask = ops.ones((1, 1, 1, 1), y_t.dtype) if mask is None else Tensor(mask)
         y_0 = ops.zeros((1, 1, 1, 1), y_t.dtype) if y_0 is None else Tensor(y_0)
+        if not isinstance(self.unet, nn.Cell):
+            for t in reversed(range(self.num_steps)):
+                y_t = mask * self.step(y_t, cond, t, Tensor(stream.draw())) + (1 - mask) * y_0
+            return y_t
         block = min(max(1, _NOISE_BLOCK_BYTES // (4 * y_t.size)), -(-self.num_steps // _REPORTS))
         for done in range(0, self.num_steps, block):
             count = min(block, self.num_steps - done)

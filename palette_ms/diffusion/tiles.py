@@ -1,0 +1,78 @@
+"""Pictures larger than a network can take at once: it is called tile by tile, at every step of a chain."""
+
+import numpy as np
+from mindspore import Tensor
+
+
+class TiledUNet:
+    """A network that answers for a whole picture, tile by tile: called as samplers call one.
+
+    What the tiles say is blended where they overlap, at every step, as a weighted mean (MultiDiffusion: Bar-Tal et al.
+    2023, arXiv 2302.08113; Jiménez 2023, arXiv 2302.02412, blends the network's outputs, as here). ŷ₀ is linear
+    in the output whatever the network predicts, so this blends the tiles' ŷ₀ as well, before any clipping: errors of
+    two tiles cancel as far as they can. All tiles see the same y_t and share the noise that the sampler adds to it.
+
+    Tiles of one size serve pictures of every size, so the network is compiled once. In a direction in which the picture
+    is no larger than a tile, there is one tile of the picture's size. A tile without any pixel to make is left out; all
+    tiles of a pixel in the hole take part, so that the hole's pixels come out the same to the bit.
+
+    Args:
+        unet: the network, called as unet(x (N, C, h, w), time (N,)).
+        hole: (1, H, W), above 0 where pixels are to be made; H and W multiples of `multiple`.
+        multiple: what the network divides; tiles stand on multiples of it, so that its patches and halvings fall on
+            the same pixels in each.
+        tile: side of a tile in pixels, a multiple of `multiple`.
+        overlap: the least overlap of neighbouring tiles in pixels, from 0 to tile − `multiple`; None: a quarter of
+            the tile.
+        progress: called with 1 after each network call.
+
+    Attributes:
+        num_tiles: network calls for one answer.
+
+    Inputs: x (N, C, H, W), time (N,). Output: (N, C', H, W); 0 where no tile was needed.
+    """
+
+    def __init__(self, unet, hole, multiple, tile, overlap=None, progress=None):
+        self.unet = unet
+        self.progress = progress
+        height, width = hole.shape[1:]
+        overlap = tile // 4 if overlap is None else overlap
+        rows, columns = (_spans(side, tile, overlap, multiple) for side in (height, width))
+        places = [np.s_[..., row, column] for row in rows for column in columns]
+        places = [place for place in places if (hole[place] > 0).any()]
+        self.num_tiles = len(places)
+        windows = [np.outer(_window(row), _window(column)) for _, row, column in places]
+        total = np.zeros((height, width))
+        for place, window in zip(places, windows):
+            total[place] += window
+        self.tiles = [(place, (window / total[place]).astype(np.float32)) for place, window in zip(places, windows)]
+
+    def __call__(self, x, time):
+        x = x.asnumpy()
+        outputs = [self._call(Tensor(np.ascontiguousarray(x[place])), time).asnumpy() for place, _ in self.tiles]
+        blended = np.zeros((*outputs[0].shape[:2], *x.shape[2:]), np.float32)
+        for output, (place, weight) in zip(outputs, self.tiles):
+            blended[place] += weight * output
+        return Tensor(blended)
+
+    def _call(self, x, time):
+        output = self.unet(x, time)
+        if self.progress:
+            output.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
+            self.progress(1)
+        return output
+
+
+def _spans(side, tile, overlap, multiple):
+    """Slices of `tile` pixels, evenly spread from one edge to the other; of the whole side where that is shorter."""
+    stride = (tile - overlap) // multiple  # at most
+    tile = min(tile, side)
+    room = (side - tile) // multiple
+    starts = np.linspace(0, room, -(-room // stride) + 1).round().astype(int) * multiple
+    return [slice(start, start + tile) for start in starts.tolist()]
+
+
+def _window(span):
+    """Weights along a tile: sin², which falls smoothly to 0 half a pixel beyond each end."""
+    length = span.stop - span.start
+    return np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2

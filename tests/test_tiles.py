@@ -1,0 +1,255 @@
+"""Pictures larger than the training size, restored in tiles."""
+
+import sys
+
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+from PIL import Image
+
+import palette_ms.sample
+from palette_ms import Palette, errors, pipeline, runtime
+from palette_ms.checkpoint import build_unet
+from palette_ms.config import config_from_dict
+from palette_ms.diffusion.samplers import DDPMSampler
+from palette_ms.diffusion.schedule import make_beta_schedule
+from palette_ms.diffusion.tiles import TiledUNet
+from palette_ms.errors import UserError
+
+SIZE = 16  # of training
+HEIGHT, WIDTH = 48, 80
+TIMES = Tensor(np.ones(2, np.float32))
+CONFIG = config_from_dict({
+    "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
+    "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 3, "start": 0.1, "end": 0.5}},
+    "tasks": [{"name": name} for name in ("colorization", "inpainting", "uncropping")],
+    "data": {"image_size": SIZE}}, "test")
+
+
+def smooth_random_unet():
+    """Random weights everywhere, but the convolutions blur: what it makes is smooth inside of a tile. Normalisation
+    and attention run over all of a tile, and its edges are padded, so that tiles differ: with this seed by much."""
+    unet, rng = build_unet(CONFIG.model), np.random.default_rng(4)
+    for parameter in unet.get_parameters():
+        shape = parameter.shape
+        value = rng.standard_normal((*shape[:2], 1, 1) if len(shape) == 4 else shape, np.float32)
+        if len(shape) > 1:
+            value = value / np.sqrt(shape[1]) / np.prod(shape[2:])
+        parameter.set_data(Tensor(np.broadcast_to(value, shape).astype(np.float32)))
+    return unet
+
+
+@pytest.fixture(scope="module")
+def palette():
+    runtime.setup("cpu")
+    return Palette(smooth_random_unet(), CONFIG, pictures=10**6)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    waves = np.stack([np.sin(x / 9 + y / 14), np.cos(x / 17 - y / 11), np.sin(y / 8)], 2)
+    return (128 + 60 * waves + rng.normal(0, 4, waves.shape)).clip(0, 255).astype(np.uint8)
+
+
+class Bar:
+    """As `tqdm`, so far as it is used."""
+
+    total = done = 0
+
+    def reset(self, total):
+        self.total, self.done = total, 0
+
+    def update(self, n):
+        self.done += n
+
+
+def array(images):
+    image, = images
+    return np.asarray(image)
+
+
+def everywhere(height, width):
+    return np.ones((1, height, width), np.float32)
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("height, width, tile, overlap, multiple", [
+    (48, 80, 16, None, 2), (48, 48, 16, 0, 8), (40, 72, 32, 24, 8), (64, 8, 16, 4, 4), (18, 34, 16, 15, 1),
+    (192, 256, 64, 16, 8), (66, 66, 64, 5, 2), (16, 16, 16, None, 4), (8, 12, 16, None, 4)])
+def test_tiles_cover_the_picture_with_weights_that_sum_to_one(height, width, tile, overlap, multiple):
+    tiled = TiledUNet(None, everywhere(height, width), multiple, tile, overlap)
+    total = np.zeros((height, width))
+    for place, weight in tiled.tiles:
+        assert weight.shape == total[place].shape == (min(tile, height), min(tile, width)) and weight.min() > 0
+        total[place] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)  # float32
+    for axis, side in ((1, height), (2, width)):
+        spans = sorted({(place[axis].start, place[axis].stop) for place, _ in tiled.tiles})
+        assert spans[0][0] == 0 and spans[-1][1] == side
+        assert all(start % multiple == 0 for start, _ in spans)
+        least = tile // 4 if overlap is None else overlap
+        assert all(end - start >= least for (_, end), (start, _) in zip(spans, spans[1:]))
+        stride = (tile - least) // multiple * multiple
+        assert len(spans) == 1 + np.ceil(max(0, side - tile) / stride)  # no more than needed
+
+
+def test_weights_fade_to_nothing_at_a_tiles_border():
+    place, weight = TiledUNet(None, everywhere(160, 160), 8, 64, 16).tiles[4]
+    assert place == np.s_[..., 48:112, 48:112]  # the one in the middle of nine
+    assert max(weight[0].max(), weight[-1].max(), weight[:, 0].max(), weight[:, -1].max()) < 0.01
+    assert np.abs(np.diff(weight, axis=0)).max() < 2 / 16  # a straight ramp over the overlap: 1/16
+
+
+def test_a_network_that_looks_at_single_pixels_is_not_changed_by_tiling():
+    class Pixelwise(nn.Cell):
+        def construct(self, x, time):
+            return 0.5 * x[:, :3] - x[:, 3:] * x[:, :3]
+
+    rng = np.random.default_rng(0)
+    cond, y_T = rng.standard_normal((2, 2, 3, 20, 36), np.float32)
+    betas = make_beta_schedule("linear", 4, 0.1, 0.5)
+    whole, tiled = (DDPMSampler(unet, betas)(cond, y_T, 5).asnumpy()
+                    for unet in (Pixelwise(), TiledUNet(Pixelwise(), everywhere(20, 36), 4, 8)))
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)  # weights and products rounded to float32
+
+
+def test_further_channels_are_blended_too():
+    def unet(x, time):
+        return Tensor(np.concatenate([x.asnumpy(), np.ones_like(x.asnumpy())], 1))
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 20), np.float32)
+    output = TiledUNet(unet, everywhere(12, 20), 2, 8, 3)(Tensor(x), TIMES).asnumpy()
+    np.testing.assert_allclose(output, np.concatenate([x, np.ones_like(x)], 1), atol=1e-5)
+
+
+def test_tiles_without_a_pixel_to_make_are_left_out_and_change_nothing(palette):
+    hole = np.zeros((1, HEIGHT, WIDTH), np.float32)
+    hole[0, 20:30, 30:45] = 1
+    rng = np.random.default_rng(0)
+    cond, y_0, noise = rng.standard_normal((3, 1, 3, HEIGHT, WIDTH), np.float32)
+    results, calls = [], []
+    for needed in (hole, np.ones_like(hole)):
+        counted = []
+        unet = TiledUNet(palette.unet, needed, 2, SIZE, progress=counted.append)
+        chain = DDPMSampler(unet, make_beta_schedule("linear", 2, 0.1, 0.5), prediction="x0")
+        results.append(chain(cond, hole * noise + (1 - hole) * y_0, 0, hole[None], y_0).asnumpy())
+        calls.append(len(counted))
+        assert len(counted) == 2 * unet.num_tiles
+    np.testing.assert_array_equal(results[0], results[1])
+    assert calls[0] < calls[1] / 2
+    assert (results[0] != y_0)[:, :, hole[0] > 0].mean() > 0.9
+
+
+# Pictures
+
+
+def steps_between_pixels(picture, borders, axis):
+    """Mean absolute difference of neighbouring pixels at each line between network patches along an axis, (K,), and
+    which of these lines are `borders`. Other lines run through 2×2 patches of one value that the network doubled."""
+    steps = np.abs(np.diff(picture.astype(float), axis=axis)).mean((1 - axis, 2))[1::2]
+    return steps, np.isin(np.arange(2, picture.shape[axis], 2), borders)
+
+
+def test_there_are_no_seams_where_tiles_meet(palette, photo):
+    tiled = array(palette.restore(photo, tile=SIZE))
+    places = [place for place, _ in TiledUNet(None, everywhere(HEIGHT, WIDTH), 2, SIZE).tiles]
+    touching, apart = array(palette.restore(photo, tile=SIZE, overlap=0)), np.zeros_like(photo)
+    for number, (top, left) in enumerate(np.ndindex(HEIGHT // SIZE, WIDTH // SIZE)):
+        place = np.s_[SIZE * top:SIZE * (top + 1), SIZE * left:SIZE * (left + 1)]
+        apart[place] = array(palette.restore(photo[place], seed=number))
+    for axis in (0, 1):
+        borders = sorted({end for place in places for end in (place[axis + 1].start, place[axis + 1].stop)})
+        steps, at = steps_between_pixels(tiled, borders, axis)
+        # The lines elsewhere tell how much a mean over as many lines varies by chance: two of its standard errors.
+        chance = 2 * steps[~at].std() / np.sqrt(at.sum())
+        assert at.sum() >= 6 and steps[at].mean() < steps[~at].mean() + chance
+        # The same measure does see the seams of tiles that do not overlap, or were each restored for themselves.
+        for picture in (touching, apart):
+            steps, at = steps_between_pixels(picture, range(0, WIDTH, SIZE), axis)
+            assert steps[at].mean() > 1.5 * steps[~at].mean()
+
+
+@pytest.mark.parametrize("height, width", [(48, 48), (33, 21), (17, 16)])
+def test_pictures_of_any_size_keep_it(palette, photo, height, width):
+    image = array(palette.restore(photo[:height, :width], tile=SIZE))
+    assert image.shape == (height, width, 3)
+
+
+def test_one_tile_is_the_whole_picture(palette, photo):
+    for picture in (photo[:16, :16], photo[:13, :15]):
+        whole = array(palette.restore(picture))
+        for tile in (16, 64):
+            np.testing.assert_array_equal(array(palette.restore(picture, tile=tile)), whole)
+
+
+def test_the_seed_decides_a_tiled_picture(palette, photo):
+    first, again, other = (array(palette.restore(photo, tile=SIZE, overlap=2, seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.1
+
+
+def test_a_hole_across_tiles_is_filled_and_the_rest_kept(palette, photo):
+    hole = np.zeros(photo.shape[:2], bool)
+    hole[10:40, 30:34] = True
+    bar = Bar()
+    image = array(palette.restore(photo, "inpainting", hole, tile=SIZE, progress=bar))
+    np.testing.assert_array_equal(image[~hole], photo[~hole])
+    assert (image[hole] != photo[hole]).mean() > 0.9
+    assert bar.done == bar.total == 3 * TiledUNet(None, hole[None], 2, SIZE).num_tiles
+
+
+def test_a_picture_is_extended_in_tiles(palette, photo):
+    bar = Bar()
+    image = array(palette.restore(photo[:32, :32], "uncropping", extend={"right": 10, "top": 3}, tile=SIZE, overlap=0,
+                                  progress=bar))
+    np.testing.assert_array_equal(image[3:, :32], photo[:32, :32])
+    # To the right two strips, of 8 pixels and of 2, each a column of two tiles; on top one, a row of three.
+    assert image.shape == (35, 42, 3) and bar.done == bar.total == 3 * (2 + 2 + 3)
+
+
+def test_the_bar_reaches_its_total_without_tiles_too(palette, photo):
+    bar = Bar()
+    palette.restore(photo[:16, :16], steps=2, progress=bar)
+    assert bar.done == bar.total == 2
+
+
+def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeypatch, capsys):
+    tiled = array(palette.restore(photo, tile=SIZE))
+    assert capsys.readouterr().err == ""
+    limit = palette.unet.attention_bytes(HEIGHT, WIDTH)
+    monkeypatch.setattr(pipeline, "ATTENTION_LIMIT", limit - 1)
+    np.testing.assert_array_equal(array(palette.restore(photo)), tiled)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("tiles of 16×16 pixels: ")
+    palette.restore(photo[:16, :16])
+    assert capsys.readouterr().err == ""
+
+
+def test_mistakes_about_tiles_are_told(palette, photo):
+    for message, arguments in {
+        "tile must be a multiple of 2 pixels, .* not 15": dict(tile=15), "not 0": dict(tile=0),
+        "overlap must be from 0 to 14 pixels for tiles of 16, not 15": dict(tile=16, overlap=15),
+        "not -1": dict(tile=16, overlap=-1), "name their side": dict(overlap=4),
+    }.items():
+        with pytest.raises(UserError, match=message):
+            palette.restore(photo, **arguments)
+
+
+def test_the_command_restores_in_tiles(palette, photo, tmp_path, monkeypatch, capsys):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    arguments = ["sample", "--ckpt", "any", "--input", "photo.png", "--output", "out", "--task", "colorization",
+                 "--tile", "16", "--overlap"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Palette, "load", lambda *_: palette)
+    monkeypatch.setattr(sys, "argv", [*arguments, "6"])
+    errors.run(palette_ms.sample.main)
+    made = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
+    np.testing.assert_array_equal(made, array(palette.restore(photo, tile=SIZE, overlap=6)))
+    monkeypatch.setattr(sys, "argv", [*arguments, "16"])
+    with pytest.raises(SystemExit) as end:
+        errors.run(palette_ms.sample.main)
+    assert end.value.code == 2 and "error: overlap must be from 0 to 14" in capsys.readouterr().err
