@@ -51,6 +51,8 @@ def main():
     if "unconditional" in palette.tasks:
         if args.input:
             raise UserError("this model makes pictures from nothing: leave --input out")
+        if args.tile is not None or args.overlap is not None:
+            raise UserError("--tile and --overlap are for models that restore pictures")
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed, bar)
         write(results, args.output / f"sample_{args.seed}")
