@@ -137,7 +137,10 @@ class Checkpoint:
             self.step, self.pictures = (int(metadata[name]) if name in metadata else None
                                         for name in ("step", "pictures"))
             self.source = metadata.get("source")
-        except (KeyError, ValueError) as error:
+            data = raw.get("data", {})
+            if "folder" in data:  # as data.path was called before it could be more than a folder
+                data["path"] = data.pop("folder")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: its metadata is damaged ({error})") from None
         self.config = config_from_dict(raw, str(path))
 

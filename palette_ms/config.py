@@ -147,7 +147,7 @@ TASK_CONFIGS = {config.name: config for config in TaskConfig.__subclasses__()}
 class DataConfig:
     """Where the pictures are and how a training picture is cut out of one."""
 
-    folder: str = "data/train"
+    path: str = "data/train"
     image_size: int = 256
     # A crop's side is drawn (log-uniformly) between this share of the picture's shorter side, but not below
     # image_size, and the whole of it, then resized to image_size. 1: always the largest square.

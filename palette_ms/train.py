@@ -10,7 +10,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.train", description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value",
-                        help="replaces a value of the config, such as data.folder=photos training.steps=20000")
+                        help="replaces a value of the config, such as data.path=photos training.steps=20000")
     parser.add_argument("--resume", metavar="auto|PATH",
                         help="go on from the newest training state in training.output, or from this one")
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")

@@ -21,5 +21,5 @@ The model of two minutes is $run/model.safetensors; the one that ships had 48 mi
 
 Next, with your own pictures (. .venv/bin/activate first):
   python -m palette_ms.sample --ckpt quickstart --task colorization --steps 4 --input PHOTO --output outputs
-  python -m palette_ms.train --config configs/quickstart.yaml data.folder=FOLDER training.output=runs/mine
+  python -m palette_ms.train --config configs/quickstart.yaml data.path=FOLDER training.output=runs/mine
 END

@@ -65,6 +65,14 @@ def test_a_checkpoint_brings_weights_and_config_back(checkpoint, palette):
     assert output.shape == (2, 3, 8, 8)
 
 
+def test_checkpoints_from_before_data_path_had_its_name_still_load(checkpoint, tmp_path):
+    config = tiny_config(data={"image_size": 16, "path": "photos"}).to_dict()
+    config["data"]["folder"] = config["data"].pop("path")
+    path = tmp_path / "old.safetensors"
+    save_file(load_file(checkpoint), path, {"format": "palette_ms", "config": json.dumps(config)})
+    assert Checkpoint(path).config.data.path == "photos"
+
+
 def test_averaged_weights_are_preferred(checkpoint, tmp_path):
     weights = Checkpoint(checkpoint).tensors("weights")
     average = {name: 0.5 * value for name, value in weights.items()}
@@ -427,10 +435,10 @@ def test_mistakes_in_training_end_with_status_2(tmp_path, monkeypatch, capsys):
     config.write_text("training: {stepss: 3}")
     lines = complaint(palette_ms.train, monkeypatch, capsys, "--config", config)
     assert lines == [f"error: {config}: unknown key training.stepss; did you mean steps?"]
-    config.write_text(f"data: {{folder: {tmp_path / 'none'}}}")
+    config.write_text(f"data: {{path: {tmp_path / 'none'}}}")
     assert "no such folder" in complaint(palette_ms.train, monkeypatch, capsys, "--config", config)[0]
     config.write_text("model: {base_channels: 20, channel_mults: [1], num_head_channels: 32}\n"
-                      f"data: {{folder: {tmp_path}, image_size: 8}}")
+                      f"data: {{path: {tmp_path}, image_size: 8}}")
     Image.fromarray(PHOTO).save(tmp_path / "a.png")
     lines = complaint(palette_ms.train, monkeypatch, capsys, "--config", config)
     assert lines[-1] == "error: model: attention over 20 channels cannot be divided into heads of 32 channels"
@@ -440,7 +448,7 @@ TRAINING = """
 model: {{base_channels: 8, channel_mults: [1, 2], num_res_blocks: 1, attention_resolutions: []}}
 diffusion: {{prediction: v, test_schedule: {{num_steps: 4}}}}
 tasks: [{{name: colorization}}]
-data: {{folder: {pictures}, image_size: 8, workers: 1}}
+data: {{path: {pictures}, image_size: 8, workers: 1}}
 training: {{output: {output}, steps: 3, batch_size: 2, log_every: 1, sample_every: 0}}
 """
 

@@ -132,7 +132,7 @@ def tiny_config(photos, output, **training):
         "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
         "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 8}},
         "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
-        "data": {"folder": str(photos), "image_size": 16, "min_scale": 0.5, "workers": 2},
+        "data": {"path": str(photos), "image_size": 16, "min_scale": 0.5, "workers": 2},
         "training": {"output": str(output), "steps": 6, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 2,
                      "log_every": 2, "sample_every": 3, "sample_steps": 2, "save_every": 2, "seed": 4, **training},
     }, "test")

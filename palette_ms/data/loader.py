@@ -145,7 +145,7 @@ class TrainingBatches:
 
     def __init__(self, config):
         self.config = config
-        self.pictures = Pictures(config.data.folder, config.data.cache_mb)
+        self.pictures = Pictures(config.data.path, config.data.cache_mb)
         self.tasks = [create_task(task) for task in config.tasks]
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
