@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import math
 import typing
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Literal, Optional, Tuple
 
 import yaml
 
-from palette_ms.errors import UserError
+from palette_ms.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,11 @@ class DenoisingConfig(TaskConfig):
 
 
 @dataclass(frozen=True)
+class PairedConfig(TaskConfig):
+    name: Literal["paired"] = "paired"
+
+
+@dataclass(frozen=True)
 class UnconditionalConfig(TaskConfig):
     name: Literal["unconditional"] = "unconditional"
 
@@ -147,13 +151,14 @@ TASK_CONFIGS = {config.name: config for config in TaskConfig.__subclasses__()}
 class DataConfig:
     """Where the pictures are and how a training picture is cut out of one."""
 
-    path: str = "data/train"
+    path: str = "data/train"  # see palette_ms.data.sources for the kinds
+    validation: Optional[str] = None  # where the pictures shown during training come from; None: those trained on
     image_size: int = 256
     # A crop's side is drawn (log-uniformly) between this share of the picture's shorter side, but not below
     # image_size, and the whole of it, then resized to image_size. 1: always the largest square.
     min_scale: float = 1.0
     flip: bool = True
-    workers: int = 4  # threads
+    workers: int = 4  # threads; at most as many as the machine has cores are used
     cache_mb: int = 1024  # decoded pictures kept in memory
 
 
@@ -259,7 +264,7 @@ def _build(kind, value, where, key):
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(arguments)}"
-                            f"{_did_you_mean(value, arguments)}")
+                            f"{did_you_mean(value, arguments)}")
         return value
     if kind is float and not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError):
@@ -279,13 +284,8 @@ def _build_dataclass(kind, value, where, key):
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in types:
-            raise UserError(f"{where}: unknown key {prefix}{name}{_did_you_mean(name, types)}")
+            raise UserError(f"{where}: unknown key {prefix}{name}{did_you_mean(name, types)}")
     return kind(**{name: _build(types[name], item, where, prefix + name) for name, item in value.items()})
-
-
-def _did_you_mean(word, choices):
-    near = difflib.get_close_matches(str(word), list(choices), 1, 0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(choices)}"
 
 
 def _check_ranges(config, where):
@@ -373,6 +373,8 @@ def _check_task(task, where):
             raise UserError(f"{where}.{name} must name at least one")
         if name in lowest and not lowest[name] <= value[0] <= value[1]:
             raise UserError(f"{where}.{name} must be two numbers, from {lowest[name]} on, the smaller first")
+    if task.name == "paired" and task.recolor:
+        raise UserError(f"{where}.recolor would change the target and not the source: leave it out")
     if task.name == "jpeg_restoration" and task.quality[1] > 100:
         raise UserError(f"{where}.quality must not be above 100")
     if task.name == "super_resolution" and min(task.scales) < 2:

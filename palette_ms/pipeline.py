@@ -77,7 +77,7 @@ class Palette:
         differ between tiles far apart. Tiles without a pixel to make cost nothing.
 
         Args:
-            image: path, PIL image or uint8 array (H, W), (H, W, 3) or (H, W, 4).
+            image: path, PIL image or uint8 array (H, W), (H, W, 3) or (H, W, 4); for the task paired, the source.
             task: one of `tasks`.
             mask: for inpainting: path, PIL image or array of the picture's size, white (above half) where pixels
                 are to be made, or the name of a kind of mask (`palette_ms.tasks.masks.MASKS`).

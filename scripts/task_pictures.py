@@ -25,7 +25,7 @@ ROWS = {
     **{f"uncropping {side}": UncroppingConfig(sides=(side,)) for side in SIDES},
     **{f"super_resolution x{scale}": SuperResolutionConfig(scales=(scale,)) for scale in (2, 4, 8)},
     **{name: TASK_CONFIGS[name]() for name in TASKS
-       if name not in ("inpainting", "uncropping", "super_resolution", "unconditional")},
+       if name not in ("inpainting", "uncropping", "super_resolution", "paired", "unconditional")},
 }
 
 

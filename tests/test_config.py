@@ -81,6 +81,7 @@ def test_a_config_survives_json_and_yaml(tmp_path):
     ("training: {ema_decay: 1.0}", "training.ema_decay must be at least 0 and below 1"),
     ("data: {flip: maybe}", "data.flip must be true or false"),
     ("data: {folder: photos}", "unknown key data.folder; there are path, "),
+    ("tasks: [{name: paired, recolor: 0.5}]", r"tasks\[0\].recolor would change the target and not the source"),
     ("data: {path: 3}", "data.path must be a text"),
     ("data: {min_scale: 2}", "data.min_scale must be above 0 and at most 1"),
     ("diffusion: {prediction: epsilon}", "must be one of eps, v, x0; did you mean eps?"),

@@ -231,14 +231,14 @@ class Chain:
 @pytest.fixture
 def chained(palette, monkeypatch):
     """A model of all tasks, trained at 16×16, and its chain."""
-    tasks = [{"name": name} for name in ("uncropping", "jpeg_restoration", "deblurring", "denoising")]
+    tasks = [{"name": name} for name in ("uncropping", "jpeg_restoration", "deblurring", "denoising", "paired")]
     tasks += [{"name": "super_resolution", "scales": [2, 4]}, {"name": "colorization", "gray": "lightness"}]
     chain = Chain()
     monkeypatch.setattr(Palette, "_sampler", lambda *_: chain)
     return Palette(palette.unet, tiny_config(tasks=tasks)), chain
 
 
-@pytest.mark.parametrize("task", ["jpeg_restoration", "deblurring", "denoising"])
+@pytest.mark.parametrize("task", ["jpeg_restoration", "deblurring", "denoising", "paired"])
 def test_a_damaged_picture_is_its_own_source(chained, task):
     model, chain = chained
     image, = arrays(model.restore(PHOTO, task))

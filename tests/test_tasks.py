@@ -70,7 +70,7 @@ def test_the_smooth_source_is_the_smooth_fill():
     np.testing.assert_array_equal(cond, smooth_fill(Y_0, mask))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", sorted(TASKS.keys() - {"paired"}))
 def test_tasks_depend_on_their_generator_alone(name):
     task = create_task(TASK_CONFIGS[name]())
     np.random.seed(0)

@@ -3,21 +3,25 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from palette_ms.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 
 
-def load_image(source):
+def load_image(source, name=None, enough=None):
     """Any picture as uint8 RGB (H, W, 3).
 
     The EXIF rotation is applied; 16-bit values are scaled to 8; gray is repeated; alpha is laid over white; of an
     animation the first frame is taken.
 
     Args:
-        source: a path, a PIL image, or an array, uint8 (H, W), (H, W, 3) or (H, W, 4).
+        source: a path, an open file, a PIL image, or an array, uint8 (H, W), (H, W, 3) or (H, W, 4).
+        name: what errors call an open file.
+        enough: pixels of the shorter side, or None: all there are. Of a JPEG in a file that has at least twice as many,
+            libjpeg decodes a half, a quarter or an eighth of each side, the least that is still enough, and takes that
+            much less time and memory; other formats are not made smaller.
 
     Raises:
         UserError: no such file, not a readable picture (truncated, empty, of an unknown format), or an array of
@@ -29,14 +33,18 @@ def load_image(source):
         return np.asarray(_to_rgb(source))
     try:
         with Image.open(source) as image:
+            if enough:
+                image.draft(None, (enough, enough))
             return np.asarray(_to_rgb(image))
     except FileNotFoundError:
         raise UserError(f"no such picture: {source}") from None
     except IsADirectoryError:
         raise UserError(f"{source} is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        raise UserError(f"cannot read picture {name or source}: empty, or of an unknown format") from None
     # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
     except Exception as error:
-        raise UserError(f"cannot read picture {source}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read picture {name or source}: {' '.join(str(error).split())}") from None
 
 
 def _from_array(array):
@@ -72,8 +80,13 @@ def to_uint8(y):
     return ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
+def is_picture(path):
+    """Whether a `PurePath` is that of a picture, by its suffix, and not of what macOS puts beside one."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and "__MACOSX" not in path.parts
+
+
 def list_images(folder):
-    """All picture files below a folder (by suffix), sorted by name.
+    """All picture files below a folder (by `is_picture`), sorted by name.
 
     Raises:
         UserError: no such folder, or none in it.
@@ -81,10 +94,15 @@ def list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_picture(path) and path.is_file())
     if not files:
-        raise UserError(f"no pictures in {folder} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
+        raise no_pictures(folder)
     return files
+
+
+def no_pictures(place):
+    """The UserError of a folder or archive without any."""
+    return UserError(f"no pictures in {place} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
 
 
 def grid(rows, gap=2):

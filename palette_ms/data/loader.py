@@ -1,14 +1,17 @@
-"""A folder of pictures → training batches, each a pure function of the seed and the batch's number."""
+"""Pictures of a source → training batches, each a pure function of the seed and the batch's number."""
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import math
+import os
 from threading import Lock
 from typing import NamedTuple, Optional
 
+import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
-from palette_ms.data.images import list_images, load_image, to_float
+from palette_ms.data.images import to_float
+from palette_ms.data.sources import complaint, decode, open_source
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
@@ -37,13 +40,19 @@ class Sample(NamedTuple):
 
 
 class Pictures:
-    """The pictures of a folder, decoded as they are asked for and kept while the cache has room.
+    """The pictures of a source, decoded as they are asked for and kept while the cache has room.
 
-    An unreadable file is left out from then on, and told by `complaint`.
+    An unreadable one is left out from then on, and told by `complaint`.
+
+    Args:
+        source: from `palette_ms.data.sources.open_source`.
+        cache_mb: room for decoded pictures.
+        enough: pixels of the shorter side, see `palette_ms.data.images.load_image`.
     """
 
-    def __init__(self, folder, cache_mb):
-        self.files = list_images(folder)
+    def __init__(self, source, cache_mb, enough=None):
+        self.source = source
+        self.enough = enough
         self.unreadable = {}
         self._cache = {}
         self._room = cache_mb * 2**20
@@ -51,18 +60,22 @@ class Pictures:
         self._told = 0
 
     def __len__(self):
-        return len(self.files)
+        return len(self.source)
 
     def read(self, index):
-        """uint8 (H, W, 3), of the next readable file where this one is not. Raises UserError if none is."""
-        for offset in range(len(self.files)):
-            i = (index + offset) % len(self.files)
+        """uint8 (H, W, 3), or (H, W, 6) of a pair (see `decode`), of the next readable row where this one is not.
+
+        Raises:
+            UserError: none can be read.
+        """
+        for offset in range(len(self)):
+            i = (index + offset) % len(self)
             if i in self._cache:
                 return self._cache[i]
             if i in self.unreadable:
                 continue
             try:
-                picture = load_image(self.files[i])
+                picture = decode(self.source.read(i), self.enough)
             except UserError as error:
                 self.unreadable[i] = str(error)
                 continue
@@ -71,39 +84,40 @@ class Pictures:
                     self._room -= picture.nbytes
                     self._cache[i] = picture
             return picture
-        raise UserError(f"none of the {len(self.files)} pictures can be read; the first: {self.unreadable[0]}")
+        raise UserError(f"none of the {len(self)} pictures can be read; the first: {self.unreadable[0]}")
 
     def complaint(self):
-        """One line that counts the unreadable files, where there are more than at the last call; else None."""
-        count = len(self.unreadable)
-        if count == self._told:
+        """One line that counts the unreadable ones, where there are more than at the last call; else None."""
+        reasons = list(self.unreadable.values())
+        if len(reasons) == self._told:
             return None
-        self._told = count
-        first = next(iter(self.unreadable.values()))
-        return f"{count} of {len(self.files)} pictures cannot be read and are left out; the first: {first}"
+        self._told = len(reasons)
+        return complaint(reasons, self.source)
 
 
 def crop(picture, size, min_scale, flip, rng):
     """A random square of a picture, resized to (size, size).
 
     Args:
-        picture: uint8 (H, W, 3).
+        picture: uint8 (H, W, 3), or (H, W, 6): a pair, cut alike.
         size: pixels.
         min_scale: the square's side is drawn from here to 1, as a share of the shorter side, not below `size`;
             log-uniformly, since photos look alike at every scale.
         flip: mirror every other one.
         rng: numpy.random.Generator.
 
-    Returns: float32 (3, size, size) in [−1, 1].
+    Returns: float32 (3, size, size) in [−1, 1]; (6, size, size) of a pair.
     """
-    height, width = picture.shape[:2]
+    height, width, channels = picture.shape
     shorter = min(height, width)
     smallest = min(shorter, max(size, round(min_scale * shorter)))
     side = round(np.exp(rng.uniform(np.log(smallest), np.log(shorter))))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
     square = picture[top:top + side, left:left + side]
     if side != size:
-        square = np.asarray(Image.fromarray(square).resize((size, size), Image.LANCZOS))
+        # Pillow copies arrays that are not contiguous byte by byte.
+        parts = [np.ascontiguousarray(part) for part in np.split(square, channels // 3, 2)]
+        square = np.concatenate([Image.fromarray(part).resize((size, size), Image.LANCZOS) for part in parts], 2)
     if flip and rng.random() < 0.5:
         square = square[:, ::-1]
     return to_float(square)
@@ -131,21 +145,30 @@ def train_betas(diffusion, task):
 
 
 class TrainingBatches:
-    """Batches by number: what batch i holds depends on the config, the folder and i alone.
+    """Batches by number: what batch i holds depends on the config, the pictures and i alone.
 
-    Pictures come in a new random order every epoch. Iterating prefetches with threads; the order is the same for
-    any number of them.
+    Pictures come in a new random order every epoch. Samples are numbered over all ranks, so that several ranks together
+    make the batches that one process with as much larger ones would.
 
     Args:
         config: `Config`.
+        rank, ranks: which of how many processes that train together this one is.
 
     Raises:
-        UserError: no such folder, no pictures in it, or none readable.
+        UserError: see `open_source`; or pairs without the task `paired`, or this task without pairs.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, rank=0, ranks=1):
+        data = config.data
         self.config = config
-        self.pictures = Pictures(config.data.path, config.data.cache_mb)
+        self.rank, self.ranks = rank, ranks
+        source = open_source(data.path)
+        if source.paired != any(task.name == "paired" for task in config.tasks):
+            raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
+                            f"the task paired needs pairs, and {data.path} holds single pictures: use a CSV with the "
+                            "columns source and target, or such pairs packed")
+        # A JPEG need not be decoded finer than its smallest crop is shrunk to.
+        self.pictures = Pictures(source, data.cache_mb, math.ceil(data.image_size / data.min_scale))
         self.tasks = [create_task(task) for task in config.tasks]
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
@@ -155,13 +178,15 @@ class TrainingBatches:
     def batch(self, number):
         """The batch of this number, from 0."""
         size = self.config.training.batch_size
-        rng = generator(self.config.training.seed, "batch", number)
-        samples = [self.sample(number * size + i) for i in range(size)]
+        first = (number * self.ranks + self.rank) * size
+        samples = [self.sample(first + i) for i in range(size)]
         y_0, mask = (np.stack([getattr(sample, name) for sample in samples]) for name in ("y_0", "mask"))
         cond = None if samples[0].cond is None else np.stack([sample.cond for sample in samples])
-        noise = rng.standard_normal(y_0.shape, np.float32)
         tasks = np.array([sample.task for sample in samples], np.int32)
-        gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for task in tasks])
+        # Each sample has a stream of its own, so that its noise is the same in whichever batch it stands.
+        rngs = [generator(self.config.training.seed, "training noise", first + i) for i in range(size)]
+        noise = np.stack([rng.standard_normal(y_0.shape[1:], np.float32) for rng in rngs])
+        gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
         label = None if self.config.model.num_classes is None else tasks
         return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks])
 
@@ -171,12 +196,14 @@ class TrainingBatches:
         rng = generator(seed, "sample", number)
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
-        y_0 = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
+        square = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
+        y_0 = square[-3:]  # of a pair, the target
         drawn = int(rng.choice(len(self.tasks), p=self.task_probabilities))
         task = drawn if task is None else task
         if self.config.tasks[task].recolor > rng.random():
             y_0 = recolor(y_0, rng)
-        cond, mask = self.tasks[task](y_0, rng)
+        given = {"source": square[:3]} if self.config.tasks[task].name == "paired" else {}
+        cond, mask = self.tasks[task](y_0, rng, **given)
         return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, task)
 
     def _order(self, epoch):
@@ -187,17 +214,47 @@ class TrainingBatches:
         return cached[1]
 
     def iterate(self, first):
-        """Batches from number `first` on, without end."""
-        workers = self.config.data.workers
-        with ThreadPoolExecutor(workers) as pool:
-            pending = deque(pool.submit(self.batch, first + i) for i in range(workers + 1))
-            number = first + len(pending)
+        """Batches from number `first` on, without end; `data.workers` threads of mindspore.dataset work ahead.
+
+        Threads, since Pillow, OpenCV and NumPy let go of Python's lock where the time is spent, and share one cache.
+
+        Raises:
+            UserError: no picture can be read.
+        """
+        failures, nothing = [], {}
+        if self.config.tasks[0].name == "unconditional":
+            nothing["cond"] = None
+        if self.config.model.num_classes is None:
+            nothing["label"] = None
+        names = [name for name in Batch._fields if name not in nothing]  # a dataset holds arrays only
+
+        def numbers():
+            return ((np.int64(number),) for number in itertools.count(first))
+
+        def make(number):
             try:
-                while True:
-                    batch = pending.popleft().result()
-                    pending.append(pool.submit(self.batch, number))
-                    number += 1
-                    yield batch
-            finally:
-                for future in pending:
-                    future.cancel()
+                batch = self.batch(int(number))
+                return tuple(getattr(batch, name) for name in names)
+            except Exception as error:
+                failures.append(error)  # MindSpore would tell of it in thirty lines
+                raise
+
+        workers = min(self.config.data.workers, os.cpu_count())  # mindspore.dataset refuses more
+        batches = ds.GeneratorDataset(numbers, ["number"], shuffle=False, python_multiprocessing=False)
+        batches = batches.map(make, ["number"], names, num_parallel_workers=workers)
+        # A global setting says how long queues are when they are made: by default 16 batches at each of several places.
+        usual = ds.config.get_prefetch_size()
+        ds.config.set_prefetch_size(2)
+        try:
+            iterator = batches.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        finally:
+            ds.config.set_prefetch_size(usual)
+        try:
+            while True:
+                yield Batch(**{**nothing, **dict(zip(names, next(iterator)))})
+        except RuntimeError:
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            iterator.stop()

@@ -1,5 +1,6 @@
 """The training run: batches through the compiled step, states written, samples looked at."""
 
+import dataclasses
 import signal
 import sys
 import time
@@ -47,7 +48,11 @@ class Trainer:
             raise UserError("training knows no time_input but gamma, no learned variance and no classes of pictures: "
                             "networks of guided-diffusion can only be sampled from")
         self.config = config
-        self.batches = TrainingBatches(config)
+        self.batches = self.shown = TrainingBatches(config)
+        if config.data.validation:
+            data = dataclasses.replace(config.data, path=config.data.validation)
+            self.shown = TrainingBatches(dataclasses.replace(config, data=data))
+            self.shown.pictures.read(0)  # where none can be read, tell it now
         self.unet = build_unet(config.model)
         self.ema = build_unet(config.model)
         self.pictures_before = 0
@@ -174,7 +179,7 @@ class Trainer:
         """A grid to look at, always of the same pictures: a row of source, sample and original for each, the tasks in
         turn; without a source, samples alone."""
         if self.samples is None:
-            chosen = [self.batches.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
+            chosen = [self.shown.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
             self.samples = chosen, self._sampler(chosen)
         chosen, sampler = self.samples
         y_0, mask = (np.stack([getattr(sample, name) for sample in chosen]) for name in ("y_0", "mask"))

@@ -1,0 +1,317 @@
+"""Pictures to train on, by number: a folder, a list, a table of pairs, an archive read in place, or MindRecord.
+
+A source has a length and `paired`; `read(i)` gives row i as a list of (name, encoded bytes): one picture, or, where
+`paired`, the source and then the target. Files are opened for each row, so any number of threads and processes may
+read at once.
+"""
+
+import csv
+import io
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from glob import escape
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from palette_ms.data.images import is_picture, list_images, load_image, no_pictures
+from palette_ms.errors import UserError, did_you_mean
+
+_UNPACKERS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
+_BLOCK = 32  # rows whose results wait in memory
+
+
+def open_source(path):
+    """The source that a path stands for.
+
+    Args:
+        path: a folder, searched to the bottom; a list (.txt): one path a line, where blank lines and those that begin
+            with # do not count; a table (.csv) with a column `target` and, for pairs, `source`; an archive (.zip, .tar)
+            with folders in it or without; MindRecord (.mindrecord), as `palette_ms.pack` writes it. Paths in lists and
+            tables are relative to these.
+
+    Raises:
+        UserError: there is no such thing, it is of another kind or damaged, or has no pictures.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return Files([(file,) for file in list_images(path)])
+    if re.search(r"\.mindrecord\d*$", path.name):
+        return MindRecord(path)
+    if not path.is_file():
+        raise UserError(f"no such folder or file: {path}")
+    suffix = path.suffix.lower()
+    if suffix in _UNPACKERS:
+        raise UserError(f"{path} is compressed as a whole, so that no picture can be picked out of it: make it a plain "
+                        f".tar with {_UNPACKERS[suffix]} (pictures hardly get smaller by it)")
+    readers = {".txt": _read_list, ".csv": _read_table, ".zip": _open_zip, ".tar": _open_tar}
+    if suffix not in readers:
+        raise UserError(f"{path} is not a folder, .txt, .csv, .zip, .tar or .mindrecord of pictures")
+    return readers[suffix](path)
+
+
+class Files:
+    """Picture files.
+
+    Args:
+        rows: tuples of paths, (target,) or (source, target).
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.paired = len(rows[0]) == 2
+
+    def __len__(self):
+        return len(self.rows)
+
+    def read(self, i):
+        return [(str(path), _read(path)) for path in self.rows[i]]
+
+
+def _read(path, offset=0, size=-1):
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except FileNotFoundError:
+        raise UserError(f"no such picture: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read picture {path}: {error.strerror}") from None
+
+
+def _read_list(path):
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a text in UTF-8: {error}") from None
+    rows = [(path.parent / line,) for line in lines if line and not line.startswith("#")]
+    if not rows:
+        raise UserError(f"{path} names no pictures: it must hold one path a line")
+    return Files(rows)
+
+
+def _read_table(path):
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            columns = table.fieldnames or []
+            lines = list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV in UTF-8: {error}") from None
+    if "target" not in columns:
+        raise UserError(f"{path} has no column target{did_you_mean('target', columns) if columns else ': it is empty'}")
+    used = [name for name in ("source", "target") if name in columns]
+    for number, line in enumerate(lines, 1):
+        if not all(line[name] for name in used):
+            raise UserError(f"{path}: row {number} after the header lacks its {' or '.join(used)}")
+    if not lines:
+        raise UserError(f"{path} names no pictures below its header")
+    return Files([tuple(path.parent / line[name].strip() for name in used) for line in lines])
+
+
+class Archive:
+    """The pictures of an archive, read in place.
+
+    Args:
+        path: the archive.
+        members: what `unpack` needs to know of each, by its `PurePosixPath`.
+        unpack: function (path, member) → encoded bytes.
+
+    Raises:
+        UserError: no pictures.
+    """
+
+    paired = False
+
+    def __init__(self, path, members, unpack):
+        if not members:
+            raise no_pictures(path)
+        self.path = path
+        self.members = sorted(members.items())
+        self._unpack = unpack
+
+    def __len__(self):
+        return len(self.members)
+
+    def read(self, i):
+        name, member = self.members[i]
+        name = f"{self.path}/{name}"
+        try:
+            return [(name, self._unpack(self.path, member))]
+        except (zlib.error, struct.error, ValueError):
+            raise UserError(f"cannot read picture {name}: the archive is damaged") from None
+
+
+def _open_zip(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {PurePosixPath(member.filename): member for member in archive.infolist() if not member.is_dir()}
+    # zipfile tells damage by many kinds of error
+    except Exception as error:
+        raise UserError(f"{path} is not a whole zip archive: {error}") from None
+    pictures = {name: (member.header_offset, member.compress_size, member.compress_type, member.CRC)
+                for name, member in members.items() if is_picture(name)}
+    if any(members[name].flag_bits & 1 or kind not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+           for name, (_, _, kind, _) in pictures.items()):
+        raise UserError(f"{path} is encrypted, or compressed in a rare way, and cannot be read in place: unpack it")
+    return Archive(path, pictures, _unzip)
+
+
+def _unzip(path, member):
+    offset, size, compression, checksum = member
+    # The member's own header: 30 bytes, the last four of them the lengths of what stands before the data
+    # (PKWARE's APPNOTE 6.3.10, section 4.3.7).
+    name_length, extra_length = struct.unpack("<26xHH", _read(path, offset, 30))
+    data = _read(path, offset + 30 + name_length + extra_length, size)
+    if compression == zipfile.ZIP_DEFLATED:
+        data = zlib.decompress(data, -zlib.MAX_WBITS)
+    if zlib.crc32(data) != checksum:
+        raise ValueError("another checksum")
+    return data
+
+
+def _open_tar(path):
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = {PurePosixPath(member.name): (member.offset_data, member.size) for member in archive
+                       if member.isreg() and not member.issparse()}
+            end = archive.offset
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a whole tar archive (damaged, or compressed?): {error}") from None
+    if any(_read(path, end, tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+        raise UserError(f"{path} is damaged after its first {len(members)} files: make it anew")
+    return Archive(path, {name: member for name, member in members.items() if is_picture(name)},
+                   lambda path, member: _read(path, *member))
+
+
+class MindRecord:
+    """Rows of MindRecord with the columns `name`, `target` and, for pairs, `source`; in one file or several.
+
+    Args:
+        path: NAME.mindrecord, also of a set in several files (NAME.mindrecord0, NAME.mindrecord1, …).
+
+    Raises:
+        UserError: no such files, damaged ones, or other columns.
+    """
+
+    def __init__(self, path):
+        # Only this source needs MindSpore, which is slow to import.
+        from mindspore.dataset import MindDataset
+        from mindspore.mindrecord import FileReader
+
+        files = mindrecord_files(path)
+        if not files:
+            raise UserError(f"no such file: {path}")
+        self.path = path
+        try:
+            reader = FileReader(str(files[0]), 1)
+            columns = reader.schema()
+            reader.close()
+        except RuntimeError as error:
+            raise UserError(f"{path} cannot be read as MindRecord: are all of its files there, whole, with their .db "
+                            f"files, by the names they were written with? ({reason(error)})") from None
+        if any(columns.get(name, {}).get("type") != kind for name, kind in (("name", "string"), ("target", "bytes"))):
+            raise UserError(f"{path} has the columns {', '.join(columns)}, where name and target (an encoded picture) "
+                            "are needed: write it with python -m palette_ms.pack")
+        self.paired = "source" in columns
+        # Reading by number, which MindDataset does by itself, keeps the order ours.
+        used = ["name", "source", "target"] if self.paired else ["name", "target"]
+        self._rows = MindDataset(str(files[0]), used, shuffle=False)
+        self._size = self._rows.get_dataset_size()
+        if not self._size:
+            raise UserError(f"{path} holds no pictures")
+        self.read(0)  # opens the files, which no two threads may do at once
+
+    def __len__(self):
+        return self._size
+
+    def read(self, i):
+        try:
+            name, *pictures = self._rows[int(i)]
+        except RuntimeError as error:
+            raise UserError(f"cannot read picture {i} of {self.path}: {reason(error)}") from None
+        return [(f"{self.path}: {name.item()}", picture.tobytes()) for picture in pictures]
+
+
+def mindrecord_files(path):
+    """The file or files of a MindRecord set by its name, in order, without their .db files; [] where there are none."""
+    numbered = re.compile(re.escape(path.name) + r"\d+")
+    return [path] if path.is_file() else sorted(file for file in path.parent.glob(escape(path.name) + "*")
+                                                if numbered.fullmatch(file.name))
+
+
+def reason(error):
+    """What matters of an error: of those of MindSpore's data engine, which have dozens of lines, one."""
+    match = re.search(r"\[ERROR\] (.+)", str(error))
+    return match.group(1) if match else getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def decode(row, enough=None):
+    """The picture or pair of a row.
+
+    Args:
+        row: from a source's `read`.
+        enough: as in `load_image`; a pair, whose pictures must stay in line, is always decoded whole.
+
+    Returns: uint8 (H, W, 3); of a pair (H, W, 6), the target after the source, which is resized to the target's size by
+        bicubic interpolation.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    if len(row) == 1:
+        (name, data), = row
+        return load_image(io.BytesIO(data), name, enough)
+    source, target = (load_image(io.BytesIO(data), name) for name, data in row)
+    if source.shape != target.shape:
+        source = np.asarray(Image.fromarray(source).resize(target.shape[1::-1], Image.BICUBIC))
+    return np.concatenate([source, target], 2)
+
+
+def complaint(left_out, source):
+    """One line about the rows that cannot be read, a list of reasons."""
+    return f"{len(left_out)} of {len(source)} pictures cannot be read and are left out; the first: {left_out[0]}"
+
+
+def map_rows(source, function, title):
+    """`function` of every row that can be read, by threads, in order, with a progress bar; at the end, others are told.
+
+    Args:
+        source: from `open_source`.
+        function: of a row; it raises UserError for one that cannot be read.
+        title: the bar's.
+
+    Yields: (i, result) of each.
+
+    Raises:
+        UserError: none can be read.
+    """
+    left_out = []
+
+    def attempt(i):
+        try:
+            return function(source.read(i)), None
+        except UserError as error:
+            return None, str(error)
+
+    with ThreadPoolExecutor() as pool, tqdm(total=len(source), desc=title, unit="row", disable=None) as bar:
+        for start in range(0, len(source), _BLOCK):
+            block = range(start, min(start + _BLOCK, len(source)))
+            for i, (result, error) in zip(block, pool.map(attempt, block)):
+                bar.update()
+                if error is None:
+                    yield i, result
+                else:
+                    left_out.append(error)
+    if left_out:
+        line = complaint(left_out, source)
+        if len(left_out) == len(source):
+            raise UserError(line)
+        print(f"warning: {line}", file=sys.stderr)
