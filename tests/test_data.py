@@ -1,4 +1,4 @@
-"""Where pictures come from, how they become batches, how they are and packed."""
+"""Where pictures come from, how they become batches, how they are packed and split."""
 
 import csv
 import dataclasses
@@ -21,11 +21,13 @@ from PIL import Image
 from skimage import data
 
 from palette_ms.config import config_from_dict
+from palette_ms.data import duplicates
 from palette_ms.data.images import load_image
 from palette_ms.data.loader import Pictures, TrainingBatches, crop
 from palette_ms.data.sources import decode, open_source
 from palette_ms.errors import UserError
 from palette_ms.pack import pack
+from palette_ms.split import choose_sides, split
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
 
@@ -423,3 +425,137 @@ def test_what_cannot_be_packed_is_told(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="2 of 2 pictures"):
         pack(tmp_path / "broken", tmp_path / "a.mindrecord")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "file"]
+
+
+# Splitting
+
+
+def copies(image):
+    """What becomes of a photo on its way through the web."""
+    width, height = image.size
+    mirrored = image.transpose(Image.FLIP_LEFT_RIGHT)
+    yield "q30.jpg", image, {"quality": 30}
+    yield "small.jpg", image.resize((width // 4, height // 4), Image.LANCZOS), {"quality": 80}
+    yield "large.webp", image.resize((width * 3 // 2, height * 3 // 2), Image.BICUBIC), {"quality": 70}
+    yield "mirrored.jpg", mirrored, {"quality": 60}
+    yield "small_mirrored.gif", mirrored.resize((width // 2, height // 2), Image.BOX), {}
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """Photos, each with copies under other names."""
+    root = tmp_path_factory.mktemp("copied")
+    names = (*PHOTOS, "brick", "camera", "grass", "gravel", "coins", "moon", "page", "text", "cell", "clock")
+    for name in names:
+        image = Image.fromarray(getattr(data, name)()).convert("RGB")
+        (root / name).mkdir()
+        image.save(root / name / "original.png")
+        for ending, copy, options in copies(image):
+            copy.save(root / name / ending, **options)
+    return root
+
+
+def test_copies_are_grouped_and_different_photos_are_not(copied):
+    files = [path for path, in open_source(copied).rows]
+    hashes = np.array([duplicates.perceptual_hashes(load_image(path)) for path in files])
+    groups = duplicates.group_duplicates(hashes, np.arange(len(files)))
+    photos = [path.parent.name for path in files]
+    assert len(set(zip(groups, photos))) == len(set(groups)) == len(set(photos)) == 17
+
+
+def test_groups_are_the_connected_components_of_near_hashes(monkeypatch):
+    monkeypatch.setattr(duplicates, "_TILE", 7)
+    rng = np.random.default_rng(0)
+    hashes = rng.random((40, 2, 256)) < 0.5
+    for k in range(1, 40, 3):  # chains: each near to the one before it, or to its mirror image
+        hashes[k, 0] = hashes[k - 1, k % 2] ^ (rng.permutation(256) < duplicates.DISTANCE)
+        hashes[(k * 7) % 40, 0] = hashes[k, 0] ^ (rng.permutation(256) < duplicates.DISTANCE + 1)
+    rows = np.repeat(np.arange(20), 2)
+    group = list(range(20))
+    for i in range(40):
+        for j in range(40):
+            if min((hashes[i, 0] != hashes[j, side]).sum() for side in (0, 1)) <= duplicates.DISTANCE and i < j:
+                group = [group[rows[i]] if g == group[rows[j]] else g for g in group]
+    found = duplicates.group_duplicates(np.packbits(hashes, 2), rows)
+    assert 1 < len(set(group)) < 20
+    assert len(set(zip(group, found))) == len(set(group)) == len(set(found))
+
+
+def test_splitting_puts_copies_on_one_side(copied, tmp_path):
+    done = command("split", copied, tmp_path, "--validation", 0.4)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"{tmp_path}/train.txt", f"{tmp_path}/validation.txt"]
+    sides = [{path.resolve() for path, in open_source(path).rows} for path in done.stdout.split()]
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 17 * 6
+    photos = [{path.parent.name for path in side} for side in sides]
+    assert not photos[0] & photos[1] and min(map(len, photos)) >= 2
+    assert f"{len(sides[0])} to train on, {len(sides[1])} to validate with; 85 are copies" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Photos without compression, whose bytes, and so the sides of the split, no version of Pillow changes."""
+    root = tmp_path_factory.mktemp("raw")
+    for name in PHOTOS:
+        Image.fromarray(np.ascontiguousarray(getattr(data, name)()[::4, ::4])).save(root / f"{name}.ppm")
+    return root
+
+
+def test_sides_stay_when_pictures_are_renamed_or_added(raw, tmp_path):
+    def sides(path, output):
+        return [{open(file, "rb").read() for file, in open_source(side).rows} for side in split(path, output, 0.5)]
+
+    (tmp_path / "fewer").mkdir()
+    for k, (path,) in enumerate(open_source(raw).rows[:5]):
+        shutil.copy(path, tmp_path / "fewer" / f"{9 - k}.ppm")
+    train, validation = sides(raw, tmp_path / "a")
+    fewer_train, fewer_validation = sides(tmp_path / "fewer", tmp_path / "b")
+    assert fewer_train <= train and fewer_validation <= validation
+    assert len(fewer_train | fewer_validation) == 5 and len(train | validation) == 7
+
+
+def test_the_share_is_kept_however_many_copies_there_are():
+    rng = np.random.default_rng(0)
+    for size in (1, 8):
+        sides = choose_sides(np.arange(8000) // size, [rng.bytes(16) for _ in range(8000)], 0.2)
+        deviation = np.sqrt(0.2 * 0.8 / (8000 / size))
+        assert abs(np.mean(sides) - 0.2) < 4 * deviation
+        assert all(len(set(sides[k:k + size])) == 1 for k in range(0, 8000, size))
+
+
+def test_pairs_are_split_as_pairs(pairs, tmp_path):
+    lists = split(pairs, tmp_path, 0.5)
+    rows = [row for path in lists for row in open_source(path).rows]
+    assert [path.name for path in lists] == ["train.csv", "validation.csv"]
+    assert {(a.name, b.name) for a, b in rows} == {(a.name, b.name) for a, b in open_source(pairs).rows}
+    assert all(path.is_file() for row in rows for path in row)
+
+
+def test_lists_hold_odd_names(raw, tmp_path):
+    names = {"#1.ppm", " #2.ppm", "a b.ppm", "ü,\".ppm", "x.ppm", "y.ppm", "z.ppm"}
+    (tmp_path / "photos").mkdir()
+    for name, (path,) in zip(sorted(names), open_source(raw).rows):
+        shutil.copy(path, tmp_path / "photos" / name)
+    lists = split(tmp_path / "photos", tmp_path / "photos", 0.5)
+    assert {path.name for side in lists for path, in open_source(side).rows} == names
+    photo("coffee").save(tmp_path / "photos" / "line\nbreak.png")
+    with pytest.raises(UserError, match="rename it"):
+        split(tmp_path / "photos", tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_what_cannot_be_split_is_told(raw, kinds, tmp_path):
+    for kind in ("stored.zip", "packed.mindrecord"):
+        with pytest.raises(UserError, match="a list cannot name what is in"):
+            split(kinds[kind], tmp_path)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        split(raw, tmp_path, 1.0)
+    with pytest.raises(UserError, match="all 7 would come to one side"):
+        split(raw, tmp_path, 1e-9)
+    assert not list(tmp_path.iterdir())
+    train, _ = split(raw, tmp_path, 0.5)
+    with pytest.raises(UserError, match="is there.*--overwrite"):
+        split(raw, tmp_path)
+    with pytest.raises(UserError, match="choose another folder"):
+        split(train, tmp_path, 0.5, overwrite=True)
+    split(raw, tmp_path, 0.3, overwrite=True)
