@@ -213,8 +213,8 @@ def test_a_model_file_starts_a_run_but_cannot_be_resumed(finished, photos, tmp_p
 
 def test_half_precision_run_trains(photos, tmp_path):
     trainer = loop.Trainer(tiny_config(photos, tmp_path, precision="float16"))
-    inputs = [Tensor(array) for array in trainer.batches.batch(0)]
-    losses = [float(trainer.step_cell(*inputs)[0].asnumpy()) for _ in range(12)]
+    batch = trainer.batches.batch(0)
+    losses = [float(trainer.train_on(batch)[0].asnumpy()) for _ in range(12)]
     assert losses[-1] < losses[0]
     assert all(p.dtype == ms.float32 for p in trainer.unet.get_parameters())
 

@@ -120,6 +120,10 @@ class Trainer:
 
     # The run
 
+    def train_on(self, batch):
+        """One call of the compiled step on a `palette_ms.data.loader.Batch`; returns what `TrainStep` does."""
+        return self.step_cell(*(array if array is None else Tensor(array) for array in batch))
+
     def run(self):
         """Train to `training.steps` or `training.max_minutes`, whichever comes first.
 
@@ -137,8 +141,7 @@ class Trainer:
             done = self.step >= training.steps
             while not done:
                 for _ in range(training.accumulation):
-                    inputs = (array if array is None else Tensor(array) for array in next(batches))
-                    loss, norm, finite = self.step_cell(*inputs)
+                    loss, norm, finite = self.train_on(next(batches))
                     losses.append(loss)
                 norms.append(norm)
                 skipped += not finite.asnumpy()
