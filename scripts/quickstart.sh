@@ -17,7 +17,7 @@ python -m palette_ms.train --config configs/quickstart.yaml "training.output=$ru
 cat <<END
 
 Look at outputs/quickstart.png: damaged | first guess | three samples | their mean | a classical method | original.
-The model of two minutes is $run/model.safetensors; the one that ships had 48 minutes, on more photos. Both need more.
+The model of two minutes is $run/model.safetensors; the one that ships had under three hours, on more photos. Both need more.
 
 Next, with your own pictures (. .venv/bin/activate first):
   python -m palette_ms.sample --ckpt quickstart --task colorization --steps 4 --input PHOTO --output outputs
