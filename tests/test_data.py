@@ -264,7 +264,8 @@ def test_a_resumed_sequence_goes_on_at_any_number(folder):
 def test_ranks_together_make_the_batches_of_one_process(folder, noise_levels):
     def with_batch(size):
         wanted = config(folder, batch_size=size)
-        return dataclasses.replace(wanted, diffusion=dataclasses.replace(wanted.diffusion, noise_levels=noise_levels))
+        return dataclasses.replace(wanted, diffusion=dataclasses.replace(wanted.diffusion, noise_levels=noise_levels),
+                                   model=dataclasses.replace(wanted.model, num_classes=len(wanted.tasks)))
 
     whole = TrainingBatches(with_batch(6))
     ranks = [TrainingBatches(with_batch(2), rank, 3) for rank in range(3)]
@@ -284,13 +285,14 @@ def test_what_fails_in_a_worker_is_raised_as_it_is(folder, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_pictures_shown_in_training_come_from_the_validation_source(folder, tmp_path):
+def test_pictures_shown_in_training_come_from_the_validation_source(folder, tmp_path, monkeypatch):
     from palette_ms.training.loop import Trainer
 
     for name in ("camera", "moon"):
         photo(name).save(tmp_path / f"{name}.png")
     trainer = Trainer(config(folder, [{"name": "inpainting"}], validation=str(tmp_path), min_scale=1.0, flip=False))
-    trainer._sample(lambda cond, y_T, mask, y_0: Tensor(y_0), tmp_path / "sheet.png")
+    monkeypatch.setattr(trainer, "_sampler", lambda samples: lambda cond, y_T, mask, y_0: Tensor(y_0))
+    trainer._sample(tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (6 * 18 - 2, 3 * 18 - 2, 3)
     assert (np.ptp(sheet[:, -16:], axis=2) == 0).all()  # both are gray, those trained on are not
