@@ -261,8 +261,12 @@ def test_every_picture_comes_once_an_epoch(photos, tmp_path, monkeypatch):
 
 def test_batches_have_the_declared_shapes_and_ranges(photos, tmp_path):
     batch = TrainingBatches(tiny_config(photos, tmp_path, batch_size=16)).batch(0)
-    assert [array.shape for array in batch] == [(16, 3, 16, 16)] * 3 + [(16,), (16, 1, 16, 16)]
-    assert all(array.dtype == np.float32 for array in batch)
+    arrays = [array for array in batch if array is not batch.label]
+    assert [array.shape for array in arrays] == [(16, 3, 16, 16)] * 3 + [(16,), (16, 1, 16, 16), (16,)]
+    assert all(array.dtype == np.float32 for array in arrays) and batch.label is None
+    config = with_tasks(tiny_config(photos, tmp_path, batch_size=16), [{"name": "denoising"}] * 3, num_classes=3)
+    label = TrainingBatches(config).batch(0).label
+    assert label.dtype == np.int32 and set(label) == {0, 1, 2}
     assert np.abs(batch.y_0).max() <= 1 and set(np.unique(batch.mask)) == {0, 1}
     colorized = batch.mask.all((1, 2, 3))
     assert 0 < colorized.sum() < 16  # both tasks are in the batch
