@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "quickstart": ["scikit-image"],
     "tensorboard": ["tensorboard"],
-    "tests": ["pytest", "ruff", "scikit-image", "tensorboard"],
+    "tests": ["pytest", "pytest-xdist", "ruff", "scikit-image", "tensorboard"],
 }
 
 setup(

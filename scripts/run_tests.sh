@@ -3,4 +3,5 @@
 set -euo pipefail
 . "$(dirname "$0")/environment.sh" tests
 ruff check .
-python -m pytest "$@"
+# Most of the time goes into compiling, on one core. A file stays with one worker, so that its fixtures compile once.
+python -m pytest -n 2 --dist loadfile "$@"

@@ -129,7 +129,7 @@ def photos(tmp_path_factory):
 
 def tiny_config(photos, output, **training):
     return config_from_dict({
-        "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
+        "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": []},
         "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 8}},
         "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
         "data": {"path": str(photos), "image_size": 16, "min_scale": 0.5, "workers": 2},
