@@ -18,7 +18,8 @@ import numpy as np
 from palette_ms import Palette, errors
 from palette_ms.data.images import grid, load_image, save_atomically, to_uint8
 from palette_ms.data.loader import crop
-from palette_ms.diffusion.samplers import ClassConditional, create_sampler
+from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.evaluation.metrics import ab_error, psnr
 from palette_ms.tasks import create_task
 
@@ -43,8 +44,10 @@ def main():
     for place, task in enumerate(config.tasks):
         unet = palette.unet
         if config.model.num_classes is not None:
-            unet = ClassConditional(unet, (place,) * SAMPLES)
-        sampler = create_sampler(unet, config.diffusion, args.steps)
+            unet = LabelledUNet(unet, (place,) * SAMPLES)
+        sampling = Sampling(steps=args.steps)
+        sampler = create_sampler(create_chain(unet, config.diffusion, sampling), config.diffusion, sampling,
+                                 task.test_schedule)
         scores = []
         for i, y_0 in enumerate(originals):
             cond, mask = create_task(task)(y_0, np.random.default_rng([1, i]))

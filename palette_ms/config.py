@@ -63,6 +63,8 @@ class DiffusionConfig:
     clip: bool = True
     # What the network is told of the noise: its level γ (Palette), or the step of train_schedule (guided-diffusion).
     time_input: Literal["gamma", "t"] = "gamma"
+    # Of a distilled model: the steps of test_schedule that its chain consists of, ascending. Training writes it.
+    distilled: Optional[Tuple[int, ...]] = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class TrainingConfig:
     warmup_steps: int = 10_000
     max_grad_norm: float = 1.0  # 0: no clipping
     ema_decay: float = 0.9999
+    source_dropout: float = 0.0  # share of the pictures trained on without their source, for guidance
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     seed: int = 0
     init_from: Optional[str] = None  # a checkpoint whose weights to start from
@@ -301,7 +304,7 @@ def _check_ranges(config, where):
         for name in names:
             if getattr(getattr(config, section), name) <= 0:
                 raise UserError(f"{where}: {section}.{name} must be above 0")
-    for section, name in (("model", "dropout"), ("training", "ema_decay")):
+    for section, name in (("model", "dropout"), ("training", "ema_decay"), ("training", "source_dropout")):
         if not 0 <= getattr(getattr(config, section), name) < 1:
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
     for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),

@@ -1,6 +1,5 @@
 """Palette: a checkpoint, ready to restore pictures."""
 
-import dataclasses
 import functools
 import sys
 
@@ -11,13 +10,14 @@ from tqdm import tqdm
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
-from palette_ms.diffusion.samplers import ClassConditional, create_sampler
+from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet
+from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization, with_lightness
 from palette_ms.tasks.degradations import enlarge
-from palette_ms.tasks.inpainting import fill_hole
+from palette_ms.tasks.inpainting import fill_hole, smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
@@ -39,8 +39,8 @@ class Palette:
         self.config = config
         self.pictures = pictures
         self.source = source
-        self._labelled = {}
-        self._samplers = {}
+        self._denoisers = {}
+        self._compiled = {}
 
     @classmethod
     def load(cls, path, device="auto"):
@@ -65,8 +65,8 @@ class Palette:
         """Names of the tasks that the model was trained for."""
         return tuple(dict.fromkeys(task.name for task in self.config.tasks))
 
-    def restore(self, image, task="colorization", mask=None, sampler="ddpm", steps=None, num_samples=1, seed=0,
-                scale=None, extend=None, tile=None, overlap=None, progress=None):
+    def restore(self, image, task="colorization", mask=None, sampler=None, steps=None, num_samples=1, seed=0,
+                scale=None, extend=None, tile=None, overlap=None, progress=None, **sampling):
         """Restore a picture of any size.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -81,8 +81,8 @@ class Palette:
             task: one of `tasks`.
             mask: for inpainting: path, PIL image or array of the picture's size, white (above half) where pixels
                 are to be made, or the name of a kind of mask (`palette_ms.tasks.masks.MASKS`).
-            sampler: "ddpm".
-            steps: network calls, evenly respaced; None: the whole chain of the checkpoint's test schedule.
+            sampler: "ddpm" (None), "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc".
+            steps: network calls. None: the whole chain of the checkpoint's test schedule; for a distilled model its own.
             num_samples: different results, made in one batch.
             seed: decides all noise, and the mask where a kind is named.
             scale: for super-resolution: the factor; None: the one that the model was trained for, if it is one.
@@ -93,6 +93,8 @@ class Palette:
                 of the training size, said on stderr.
             overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
+            sampling: spacing, eta, dynamic_threshold, strength, tolerance, guidance: see
+                `palette_ms.diffusion.samplers.Sampling`.
 
         Returns: list of `num_samples` PIL images, RGB, of the picture's size (times the scale, plus the extension).
 
@@ -112,11 +114,12 @@ class Palette:
             if value is not None and task != user:
                 raise UserError(f"{task} takes no {name}: it is for {user}")
         self._check_tiles(tile, overlap)
+        sampling = self._sampling(sampler=sampler, steps=steps, **sampling)
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
-        chains = functools.partial(self._chains, labels, trained.test_schedule, sampler, steps, tile, overlap, progress)
+        chains = functools.partial(self._chains, labels, trained, sampling, tile, overlap, progress)
         original = load_image(image)
         if task == "uncropping":
-            return self._uncrop(original, _margins(extend), trained, chains, num_samples, seed)
+            return self._uncrop(original, _margins(extend), trained, chains, sampling, num_samples, seed)
         if task == "super_resolution":
             scale = _scale(scale, trained.scales)
             original = to_uint8(enlarge(original, scale * original.shape[0], scale * original.shape[1]))
@@ -132,15 +135,16 @@ class Palette:
             cond, _ = colorization(y_0, gray=trained.gray)
         else:
             cond = y_0  # the picture is already what the task would make of it
+        guess = _first_guess(cond, padded_hole, trained) if sampling.strength < 1 else None
         cond, y_0 = (np.repeat(array[None], num_samples, 0) for array in (cond, y_0))
-        made = _run(chain, cond, y_0, padded_hole, seed)
+        made = _run(chain, cond, y_0, padded_hole, seed, guess)
         if task == "colorization" and trained.gray == "lightness":
             made = np.stack([with_lightness(np.clip(picture, -1, 1), source) for picture, source in zip(made, cond)])
         height, width = original.shape[:2]
         keep = hole[0][..., None] == 0
         return [Image.fromarray(np.where(keep, original, to_uint8(picture[:, :height, :width]))) for picture in made]
 
-    def _uncrop(self, original, margins, trained, chains, num_samples, seed):
+    def _uncrop(self, original, margins, trained, chains, sampling, num_samples, seed):
         """Side after side, at most half of the training size at a go: the model learned to make half of a picture from
         the other half, so each go shows it as much of what is next to the new strip."""
         size = self.config.data.image_size
@@ -157,7 +161,10 @@ class Palette:
             cond = np.stack([fill_hole(picture, padded_hole, generator(seed, "source", number), trained.fill)
                              for picture in y_0])
             round_seed = int(generator(seed, "go", number).integers(2**31))
-            made = _run(chain, cond, y_0, padded_hole, round_seed)
+            guess = None
+            if sampling.strength < 1:
+                guess = np.stack([_first_guess(source, padded_hole, trained) for source in cond])
+            made = _run(chain, cond, y_0, padded_hole, round_seed, guess)
             new[axis] = slice(pixels) if before else slice(canvas.shape[axis] - pixels, canvas.shape[axis])
             strip = made[:, :, :canvas.shape[2], :canvas.shape[3]][tuple(new)]
             pictures = np.concatenate((strip, pictures) if before else (pictures, strip), axis)
@@ -167,14 +174,15 @@ class Palette:
             result[top:top + original.shape[0], left:left + original.shape[1]] = original
         return [Image.fromarray(result) for result in results]
 
-    def generate(self, num_samples=1, size=None, label=None, sampler="ddpm", steps=None, seed=0, progress=None):
+    def generate(self, num_samples=1, size=None, label=None, sampler=None, steps=None, seed=0, progress=None,
+                 **sampling):
         """Pictures from nothing, with an unconditional or class-conditional model.
 
         Args:
             num_samples: how many, made in one batch.
             size: (height, width), multiples of `unet.multiple`; None: the square that the model was trained at.
             label: class of a class-conditional model, or None: each picture draws one.
-            sampler, steps, seed, progress: as in `restore`.
+            sampler, steps, seed, progress, sampling: as in `restore`; there is no source to start from or to guide by.
 
         Returns: list of `num_samples` PIL images, RGB.
 
@@ -188,14 +196,26 @@ class Palette:
         height, width = size or (self.config.data.image_size,) * 2
         if height < 1 or width < 1 or height % self.unet.multiple or width % self.unet.multiple:
             raise UserError(f"height and width must be multiples of {self.unet.multiple}, not {height}×{width}")
-        labels, schedule = self._labels(label, num_samples, seed), self.config.tasks[0].test_schedule
-        chain = self._sampler(sampler, steps, labels, schedule)
+        sampling = self._sampling(sampler=sampler, steps=steps, **sampling)
+        if sampling.strength < 1 or sampling.guidance > 1:
+            raise UserError("strength and guidance need a source, and this model takes none")
+        chain = self._sampler(self._labels(label, num_samples, seed), self.config.tasks[0], sampling)
         update = None
         if progress is not None:
             progress.reset(chain.num_steps)
             update = progress.update
         y_T = _start(seed, num_samples, (self.config.model.in_channels, height, width))
         return [Image.fromarray(to_uint8(picture)) for picture in chain(None, y_T, seed, progress=update).asnumpy()]
+
+    def _sampling(self, **options):
+        try:
+            sampling = Sampling(**options)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if sampling.guidance > 1 and not self.config.training.source_dropout:
+            raise UserError("this model cannot be guided: it was trained with training.source_dropout 0, and has never "
+                            "seen a picture without its source")
+        return sampling
 
     def _labels(self, label, num_samples, seed):
         """The class of each picture, a tuple; None for a model without classes."""
@@ -219,57 +239,58 @@ class Palette:
         if overlap is not None and not 0 <= overlap <= tile - multiple:
             raise UserError(f"overlap must be from 0 to {tile - multiple} pixels for tiles of {tile}, not {overlap}")
 
-    def _chains(self, labels, schedule, sampler, steps, tile, overlap, progress, holes):
-        """For each hole (1, H, W) the chain that fills it, called as chain(cond, y_T, seed, mask, y_0): compiled as a
-        whole, or in tiles.
+    def _chains(self, labels, trained, sampling, tile, overlap, progress, holes):
+        """For each hole (1, H, W) the sampler that fills it, and what it reports its network calls to.
 
         Args:
             labels: of the pictures, a tuple, or None.
-            schedule: the test schedule; None: the model's.
-            sampler, steps, tile, overlap, progress: as in `restore`.
+            trained: the task's config.
+            sampling: `Sampling`.
+            tile, overlap, progress: as in `restore`.
         """
-        sides = [max(hole.shape[1:]) for hole in holes]
-        if tile is None and max(self.unet.attention_bytes(*hole.shape[1:]) for hole in holes) > ATTENTION_LIMIT:
-            tile = self.config.data.image_size
+        size = self.config.data.image_size
+        too_large = max(self.unet.attention_bytes(*hole.shape[1:]) for hole in holes) > ATTENTION_LIMIT
+        if tile is None and too_large and max(max(hole.shape) for hole in holes) > size:
+            tile = size
             # Unlike print, this leaves a progress bar whole.
             tqdm.write(f"tiles of {tile}×{tile} pixels: the whole picture's attention would take more than "
                        f"{ATTENTION_LIMIT // 2**20} MiB", file=sys.stderr)
         update = None if progress is None else progress.update
         chains, calls = [], 0
-        for hole, side in zip(holes, sides):
-            if tile is None or side <= tile:
-                chain = self._sampler(sampler, steps, labels, schedule)
-                chains.append(functools.partial(chain, progress=update))
-                calls += chain.num_steps
+        for hole in holes:
+            if tile is None or max(hole.shape) <= tile:
+                sampler = self._sampler(labels, trained, sampling)
+                chains.append((sampler, update))
+                calls += sampler.num_steps
             else:
-                unet = TiledUNet(self._denoiser(labels), hole, self.unet.multiple, tile, overlap, update)
-                chain = self._create_sampler(unet, sampler, steps, schedule)
-                chains.append(chain)
-                calls += chain.num_steps * unet.num_tiles
+                unet = TiledUNet(self._denoiser(labels, sampling), hole, self.unet.multiple, tile, overlap, update)
+                sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), trained, sampling)
+                chains.append((sampler, None))  # the tiles report
+                calls += sampler.num_steps * unet.num_tiles
         if progress is not None:
             progress.reset(calls)
         return chains
 
-    def _denoiser(self, labels):
-        """Kept from picture to picture, as the samplers are, since they hold compiled graphs."""
-        if labels is None:
-            return self.unet
-        if labels not in self._labelled:
-            self._labelled[labels] = ClassConditional(self.unet, labels)
-        return self._labelled[labels]
+    def _denoiser(self, labels, sampling):
+        """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it."""
+        key = labels, sampling.guidance
+        if key not in self._denoisers:
+            unet, guided = self.unet, sampling.guidance > 1
+            if labels is not None:
+                unet = LabelledUNet(unet, labels * 2 if guided else labels)
+            self._denoisers[key] = GuidedUNet(unet, sampling.guidance) if guided else unet
+        return self._denoisers[key]
 
-    def _sampler(self, name, steps, labels, schedule):
-        key = name, steps, labels, schedule
-        if key not in self._samplers:
-            self._samplers[key] = self._create_sampler(self._denoiser(labels), name, steps, schedule)
-        return self._samplers[key]
+    def _sampler(self, labels, trained, sampling):
+        """With the chain that samplers of the same graph have compiled."""
+        key = labels, sampling.guidance, sampling.dynamic_threshold is None, sampling.tolerance > 0
+        if key not in self._compiled:
+            self._compiled[key] = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
+        return self._create_sampler(self._compiled[key], trained, sampling)
 
-    def _create_sampler(self, unet, name, steps, schedule):
-        diffusion = self.config.diffusion
-        if schedule:
-            diffusion = dataclasses.replace(diffusion, test_schedule=schedule)
+    def _create_sampler(self, chain, trained, sampling):
         try:
-            return create_sampler(unet, diffusion, steps, name)
+            return create_sampler(chain, self.config.diffusion, sampling, trained.test_schedule)
         except ValueError as error:
             raise UserError(str(error)) from None
 
@@ -301,11 +322,22 @@ def _check_counts(num_samples, seed):
         raise UserError("the number of samples must be at least 1, the seed at least 0")
 
 
-def _run(chain, cond, y_0, hole, seed):
-    """Chains over a batch: cond and y_0 (N, 3, H, W), hole (1, H, W); returns (N, 3, H, W)."""
+def _run(chain, cond, y_0, hole, seed, guess=None):
+    """A chain of `_chains` over a batch: cond and y_0 (N, 3, H, W), hole (1, H, W); returns (N, 3, H, W).
+
+    guess: what it starts from, where that is not noise alone.
+    """
+    sampler, progress = chain
     hole = np.repeat(hole[None], len(y_0), 0)
-    y_T = hole * _start(seed, len(y_0), y_0.shape[1:]) + (1 - hole) * y_0
-    return chain(cond, y_T, seed, hole, y_0).asnumpy()
+    y_T = _start(seed, len(y_0), y_0.shape[1:])
+    if guess is not None:
+        y_T = sampler.start(guess, y_T)
+    return sampler(cond, hole * y_T + (1 - hole) * y_0, seed, hole, y_0, progress).asnumpy()
+
+
+def _first_guess(cond, hole, trained):
+    """The source (3, H, W), or a smooth one where its hole holds noise."""
+    return smooth_fill(cond, hole) if getattr(trained, "fill", None) == "noise" else cond
 
 
 def _start(seed, count, shape):

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from palette_ms import errors
 from palette_ms.data.images import list_images, save_atomically
+from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.errors import UserError
 from palette_ms.tasks.masks import MASKS
 
@@ -27,8 +28,15 @@ def main():
     parser.add_argument("--scale", type=int, help="for super_resolution: the factor, where the model knows several")
     parser.add_argument("--extend", type=margins, metavar="left=64,right=64",
                         help="for uncropping: pixels to add on some of left, right, top, bottom")
-    parser.add_argument("--sampler", default="ddpm", help="ddpm")
+    parser.add_argument("--sampler", help="ddpm (default), ddim, dpmpp_2m, dpmpp_2m_sde, heun or unipc")
     parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
+    add = parser.add_argument_group("how the chain is run").add_argument
+    add("--spacing", help=f"of the chain's noise levels: {', '.join(SPACINGS)} (default: what suits the sampler)")
+    add("--eta", type=float, default=0.0, help="noise of ddim, from 0 (default) to 1")
+    add("--dynamic-threshold", type=float, metavar="SHARE", help="clip to this quantile, such as 0.995, instead of 1")
+    add("--strength", type=float, default=1.0, help="below 1: start from the source at this share of the chain")
+    add("--tolerance", type=float, default=0.0, help="end early where the result moves less, such as 0.005")
+    add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
                                                  "picture at once, where the network allows its size)")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles, in pixels (default: a quarter of the tile)")
@@ -54,7 +62,8 @@ def main():
         if args.tile is not None or args.overlap is not None:
             raise UserError("--tile and --overlap are for models that restore pictures")
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
-            results = palette.generate(args.num_samples, None, args.label, args.sampler, args.steps, args.seed, bar)
+            results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
+                                       **sampling(args))
         write(results, args.output / f"sample_{args.seed}")
         return
     if not work:
@@ -62,6 +71,12 @@ def main():
     if args.label is not None:
         raise UserError("--class is for models that make pictures from nothing")
     restore(palette, work, args)
+
+
+def sampling(args):
+    """The options of `palette_ms.diffusion.samplers.Sampling`, by their names."""
+    names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance")
+    return {name: getattr(args, name) for name in names}
 
 
 def inputs(source, output):
@@ -81,9 +96,9 @@ def restore(palette, work, args):
             if picture.resolve() == target.with_suffix(".png").resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
             with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
-                results = palette.restore(picture, task, mask_for(args.mask, picture), args.sampler, args.steps,
-                                          args.num_samples, args.seed, args.scale, args.extend, args.tile,
-                                          args.overlap, bar)
+                results = palette.restore(picture, task, mask_for(args.mask, picture), num_samples=args.num_samples,
+                                          seed=args.seed, scale=args.scale, extend=args.extend, tile=args.tile,
+                                          overlap=args.overlap, progress=bar, **sampling(args))
         except UserError as error:
             if not args.input.is_dir():
                 raise

@@ -256,8 +256,8 @@ def test_a_task_is_restored_with_its_own_label_and_schedule(palette, monkeypatch
     model = Palette(palette.unet, config)
     for task in ("colorization", "denoising"):
         model.restore(PHOTO, task, num_samples=2)
-    assert [unet.labels.asnumpy().tolist() for unet, *_ in asked] == [[0, 0], [1, 1]]
-    assert [diffusion.test_schedule.num_steps for _, diffusion, *_ in asked] == [6, 5]
+    assert [chain.unet.labels.asnumpy().tolist() for chain, *_ in asked] == [[0, 0], [1, 1]]
+    assert [schedule and schedule.num_steps for *_, schedule in asked] == [None, 5]
 
 
 def test_a_small_picture_comes_out_large(chained):
@@ -445,7 +445,7 @@ def test_mistakes_in_training_end_with_status_2(tmp_path, monkeypatch, capsys):
 
 
 TRAINING = """
-model: {{base_channels: 8, channel_mults: [1, 2], num_res_blocks: 1, attention_resolutions: []}}
+model: {{base_channels: 8, channel_mults: [1], num_res_blocks: 1, attention_resolutions: []}}
 diffusion: {{prediction: v, test_schedule: {{num_steps: 4}}}}
 tasks: [{{name: colorization}}]
 data: {{path: {pictures}, image_size: 8, workers: 1}}

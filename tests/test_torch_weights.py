@@ -22,7 +22,7 @@ import palette_ms.convert
 from palette_ms import Palette, errors
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import ModelConfig, config_from_dict
-from palette_ms.diffusion.samplers import DDPMSampler, create_sampler
+from palette_ms.diffusion.samplers import DDPMSampler, Sampling, create_chain, create_sampler
 from palette_ms.diffusion.schedule import evenly_spaced, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.torch_weights.configs import adm_config, palette_config, read_foreign_config, read_off_tensors
@@ -119,19 +119,22 @@ def test_the_ports_network_and_chain_give_its_numbers(palette, palette_arrays, m
     output = palette.unet(Tensor(arrays["x"]), Tensor(arrays["gamma"]))
     assert relative_error(output, arrays["unet_out"]) < 1e-5
     monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays["chain_noise"]))
-    chain = create_sampler(palette.unet, palette.config.diffusion)
-    y_0 = chain(arrays["cond"], arrays["chain_noise"][-1], mask=arrays["mask"], y_0=arrays["y0"])
+    diffusion = palette.config.diffusion
+    sampler = create_sampler(create_chain(palette.unet, diffusion, Sampling()), diffusion)
+    y_0 = sampler(arrays["cond"], arrays["chain_noise"][-1], mask=arrays["mask"], y_0=arrays["y0"])
     assert relative_error(y_0, arrays["chain_mask"]) < 1e-3
 
 
-def test_guided_diffusions_network_and_respaced_chain_give_its_numbers(adm, adm_arrays, monkeypatch):
+def test_guided_diffusions_network_and_respaced_chains_give_its_numbers(adm, adm_arrays, monkeypatch):
     arrays = adm_arrays
     output = adm.unet(Tensor(arrays["x"]), Tensor(arrays["t"]))
     assert relative_error(output, arrays["unet_out"]) < 1e-5
     monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays["chain_noise"]))
     steps = len(json.loads(str(arrays["respacing"]))["timesteps"])
-    chain = create_sampler(adm.unet, adm.config.diffusion, steps)
-    assert relative_error(chain(None, arrays["chain_noise"][-1]), arrays["chain_ancestral"]) < 1e-3
+    diffusion, chain = adm.config.diffusion, create_chain(adm.unet, adm.config.diffusion, Sampling())
+    for name, expected in (("ddpm", "chain_ancestral"), ("ddim", "chain_ddim")):  # compiled once for both
+        sampler = create_sampler(chain, diffusion, Sampling(name, steps))
+        assert relative_error(sampler(None, arrays["chain_noise"][-1]), arrays[expected]) < 1e-3
 
 
 def test_steps_are_spaced_as_in_guided_diffusion():

@@ -1,24 +1,91 @@
-"""Algorithm 2: from noise to a picture, step by step, conditioned on the source.
+"""Chains: from noise to a picture, call by call, conditioned on the source.
 
-A sampler knows a denoiser, called as unet(source ‖ y_t, γ), and the β of its steps; nothing else. Without a source
-the denoiser sees y_t alone. A Cell is compiled with its chain into one graph; another function, such as
-`palette_ms.diffusion.tiles.TiledUNet`, is called step by step.
+A chain knows a denoiser, called as unet(source ‖ y_t, γ), and the numbers that a solver makes of its noise levels;
+nothing else. Without a source the denoiser sees y_t alone. A Cell is compiled with its chain into one graph, which
+serves every solver and number of steps; another function, such as `palette_ms.diffusion.tiles.TiledUNet`, is called
+step by step.
 """
+
+from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion import prediction as predictions
-from palette_ms.diffusion.schedule import evenly_spaced, make_beta_schedule, respace
+from palette_ms.diffusion.schedule import SPACINGS, make_beta_schedule, place_steps
+from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates
 from palette_ms.seeds import generator
 
-# Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain
-# a block of steps at a time. The block bounds the memory, and progress is reported between blocks.
-_NOISE_BLOCK_BYTES = 64 * 2**20
-_REPORTS = 20
-
 VARIANCES = ("posterior", "beta", "learned_range")
+
+# Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain for
+# some calls at a time: at most so many calls, and bytes.
+_BLOCK = 16
+_BLOCK_BYTES = 64 * 2**20
+_REPORTS = 20  # of progress, in a chain
+
+# Columns of a chain's table: what the network is told, ŷ₀ = a·y + b·output, the weights of the next y (6) and of base
+# (6), the ends of a learned variance, and the movement of ŷ₀ below which a picture is finished.
+_TIME, _A, _B, _NEXT, _BASE, _ENDS, _LIMIT = 0, 1, 2, 3, 9, 15, 17
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a chain is run.
+
+    Attributes:
+        sampler: one of `palette_ms.diffusion.solvers.SOLVERS`. None: ddpm; for a distilled model ddim, which it was made
+            for.
+        steps: network calls (heun, which takes two a step, uses an odd number of them). None: those the model was
+            distilled to, or the whole chain of its test schedule.
+        spacing: where the chain's levels lie, see `palette_ms.diffusion.schedule.place_steps`. None: the steps that were
+            searched for the model, else what suits the sampler: uniform for ddpm and ddim, karras for heun, log_snr for
+            the others.
+        eta: for ddim: the noise added, from 0 (none) to 1 (as much as ddpm).
+        dynamic_threshold: None: ŷ₀ is clipped to [−1, 1] if the model's config says so. A share such as 0.995: ŷ₀ is
+            clipped to this quantile of its absolute values in the hole, where that is above 1, and divided by it
+            (Saharia et al. 2022, arXiv 2205.11487, section 2.3).
+        strength: 1: start from noise. Below: start at that share of the chain, from the source (where it is noise, a
+            smooth fill) with noise of that level added.
+        tolerance: end a picture's chain early once ŷ₀ moves, over an e-fold of σ/α, by less than this root mean square
+            over the hole (in units of [−1, 1]), and return ŷ₀. Looked at only where γ ≥ 0.5: before, ŷ₀ can stand still
+            because the network sees nothing yet. 0: never.
+        guidance: classifier-free guidance's weight w (Ho & Salimans 2022, arXiv 2207.12598): the network's answer is
+            w times that with the source minus w − 1 times that without. 1: off. For models whose training left out
+            sources (`training.source_dropout`).
+
+    Raises:
+        ValueError: a value that is not as above.
+    """
+
+    sampler: Optional[str] = None
+    steps: Optional[int] = None
+    spacing: Optional[str] = None
+    eta: float = 0.0
+    dynamic_threshold: Optional[float] = None
+    strength: float = 1.0
+    tolerance: float = 0.0
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        if self.sampler is not None and self.sampler not in SOLVERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}: {', '.join(SOLVERS)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be from 1 on, not {self.steps}")
+        if self.spacing is not None and self.spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing {self.spacing!r}: {', '.join(SPACINGS)}")
+        if not 0 <= self.eta <= 1 or (self.eta and self.sampler != "ddim"):
+            raise ValueError(f"eta must be from 0 to 1, for the sampler ddim alone, not {self.eta} for {self.sampler}")
+        if self.dynamic_threshold is not None and not 0 < self.dynamic_threshold <= 1:
+            raise ValueError(f"dynamic_threshold must be a share above 0 and at most 1, not {self.dynamic_threshold}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be above 0 and at most 1, not {self.strength}")
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
+        if self.guidance < 1:
+            raise ValueError(f"guidance must be at least 1 (off), not {self.guidance}")
 
 
 class NoiseStream:
@@ -38,96 +105,126 @@ class NoiseStream:
         return np.stack([rng.standard_normal(self.shape, np.float32) for rng in self.rngs])
 
 
-class DDPMSampler(nn.Cell):
-    """The ancestral chain (Ho et al. 2020, Algorithm 2; Palette, Algorithm 2), compiled as one loop.
-
-    Each step predicts ŷ₀ and draws y_{t−1} from q(y_{t−1} | y_t, ŷ₀) (Ho et al. 2020, eqs. 6 and 7). Without
-    clipping that mean is, for ε-prediction, (y_t − (1−α_t)/√(1−γ_t) ε̂)/√α_t, the line of Palette's Algorithm 2.
+class Chain(nn.Cell):
+    """The loop over network calls; a pure function of its inputs. What each call does is a row of a `Sampler`'s table.
 
     Args:
         unet: the denoiser.
-        betas: (T,), of the chain to run; respaced schedules have their own.
-        variance: "posterior", (1−γ_{t−1})/(1−γ_t) β_t; "beta", β_t, which is Palette's Algorithm 2; or
-            "learned_range": the network's second half of channels says where between the logarithms of these two
-            it lies, −1 posterior and 1 β (Nichol & Dhariwal 2021, eq. 15).
-        clip: keep ŷ₀ in [−1, 1].
-        prediction: what the network says: "eps", "v" or "x0".
-        times: (T,), what the network is told at each step, where it is not γ but the step of the chain it was
-            trained with.
-
-    Raises:
-        ValueError: an unknown variance or prediction.
+        clip: ŷ₀ is kept in [−1, 1].
+        dynamic: ŷ₀ is thresholded dynamically instead, see `Sampling.dynamic_threshold`.
+        learned: the network's second half of channels says where between the ends of its range the logarithm of the
+            noise's variance lies, −1 lower and 1 upper (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
+        stops: pictures whose ŷ₀ moves less than the table's limit are finished.
     """
 
-    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps", times=None):
+    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
         super().__init__()
-        predictions.check(prediction)
-        if variance not in VARIANCES:
-            raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
-        betas = np.asarray(betas, np.float64)
-        # Floored: ε-prediction divides by √γ, and γ_T is 1e-20 in the paper's chain and 0 in jsd.
-        gammas = np.maximum(np.cumprod(1 - betas), 1e-20)
-        previous = np.append(1.0, gammas[:-1])
-        posterior = betas * (1 - previous) / (1 - gammas)
-        variances = {"posterior": posterior, "beta": betas, "learned_range": np.ones_like(betas)}[variance].copy()
-        variances[0] = 0  # the last step adds no noise
-        # The logarithms of the learned range's ends; at the last step, which uses neither, posterior is 0.
-        ends = np.log([np.maximum(posterior, 1e-20), betas]) / 2
-        a, b = predictions.y_0_coefficients(prediction, gammas)
         self.unet = unet
-        self.num_steps = len(betas)
         self.clip = clip
-        self.learned = variance == "learned_range"
-        table = np.stack([
-            gammas if times is None else times, a, b,
-            betas * np.sqrt(previous) / (1 - gammas),
-            (1 - previous) * np.sqrt(1 - betas) / (1 - gammas),
-            np.sqrt(variances), *ends,
-        ], 1)
-        self.table = Tensor(table.astype(np.float32))
+        self.dynamic = dynamic
+        self.learned = learned
+        self.stops = stops
 
-    def step(self, y_t, cond, t, noise):
-        """One step of the chain, a pure function.
+    def ask(self, y, cond, row):
+        """The network's answer at one row of the table: (output, what the weight of the noise is multiplied by)."""
+        x = y if cond is None else ops.concat((cond, y), 1)
+        output = self.unet(x, ops.broadcast_to(row[_TIME], (y.shape[0],)))
+        if not self.learned:
+            return output, ops.ones_like(row[_TIME])
+        output, place = ops.chunk(output, 2, 1)
+        place = (place + 1) / 2
+        return output, ops.exp((1 - place) * row[_ENDS] + place * row[_ENDS + 1])
 
-        Args:
-            y_t, noise: (N, 3, H, W).
-            cond: (N, 3, H, W), or None for a denoiser without a source.
-            t: the step, from T − 1 (noisiest) down to 0; a number or an int32 scalar tensor.
+    def bound(self, y_0, mask, rank):
+        """ŷ₀ clipped or thresholded."""
+        if self.dynamic:
+            sizes = ops.where(mask > 0, ops.abs(y_0), -ops.ones_like(y_0)).reshape((y_0.shape[0], -1))
+            largest = ops.gather_elements(ops.sort(sizes, 1)[0], 1, rank).reshape((-1, 1, 1, 1))
+            largest = ops.maximum(largest, ops.ones_like(largest))
+            return ops.minimum(ops.maximum(y_0, -largest), largest) / largest
+        return ops.clamp(y_0, -1, 1) if self.clip else y_0
 
-        Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
+    def construct(self, y, base, last, older, finished, cond, mask, known, rank, noise, rows, count):
+        """`count` calls, at the rows of `rows`, with noise[i] at the i-th and the known pixels put back after it.
+
+        y, base, last, older: (N, 3, H, W), see `palette_ms.diffusion.solvers`. finished (N, 1, 1, 1): 1 for pictures
+        that stay as they are. mask, known, rank: see `Sampler`. Returns the first five, moved on.
         """
-        row = self.table[t]
-        x = y_t if cond is None else ops.concat((cond, y_t), 1)
-        output = self.unet(x, ops.broadcast_to(row[0], (y_t.shape[0],)))
-        deviation = row[5]
-        if self.learned:
-            output, place = ops.chunk(output, 2, 1)
-            place = (place + 1) / 2
-            deviation = deviation * ops.exp((1 - place) * row[6] + place * row[7])
-        y_0 = row[1] * y_t + row[2] * output
-        if self.clip:
-            y_0 = ops.clamp(y_0, -1, 1)
-        return row[3] * y_0 + row[4] * y_t + deviation * noise
-
-    def construct(self, y_t, cond, mask, y_0, noise, t, count):
-        """`count` steps from step t down, with noise[i] added at the i-th and the known pixels put back after it."""
-        i = ops.zeros_like(t)
-        while i < count:
-            y_t = self.step(y_t, cond, t - i, noise[i])
-            y_t = mask * y_t + (1 - mask) * y_0
+        i = ops.zeros_like(count)
+        moving = ops.ones_like(count)
+        while i < count * moving:
+            row = rows[i]
+            output, factor = self.ask(y, cond, row)
+            y_0 = self.bound(row[_A] * y + row[_B] * output, mask, rank)
+            following = (row[_NEXT] * y + row[_NEXT + 1] * base + row[_NEXT + 2] * y_0 + row[_NEXT + 3] * last
+                         + row[_NEXT + 4] * older + row[_NEXT + 5] * factor * noise[i])
+            base = (row[_BASE] * y + row[_BASE + 1] * base + row[_BASE + 2] * y_0 + row[_BASE + 3] * last
+                    + row[_BASE + 4] * older)
+            if self.stops:
+                squares = ops.sum(mask * (y_0 - last) ** 2, (1, 2, 3), True)
+                pixels = ops.maximum(ops.sum(mask * ops.ones_like(y_0), (1, 2, 3), True), ops.ones_like(finished))
+                still = ops.cast(squares < row[_LIMIT] * ops.abs(row[_LIMIT]) * pixels, y.dtype)
+                following = still * y_0 + (1 - still) * following
+                following = finished * y + (1 - finished) * following
+                finished = ops.maximum(finished, still)
+                moving = ops.cast(ops.sum(1 - finished) > 0, count.dtype)
+            older, last = last, y_0
+            y = mask * following + (1 - mask) * known
             i = i + 1
-        return y_t
+        return y, base, last, older, finished
+
+
+class Sampler:
+    """A chain with the numbers of a solver.
+
+    Args:
+        chain: `Chain`, or several samplers' common one.
+        gammas: noise levels, the noisiest first (n,).
+        calls: what a solver makes of them.
+        prediction: what the network says: "eps", "v" or "x0".
+        times: (n,), what the network is told at each level, where it is not γ but the step it was trained with.
+        ends: (2, n), of a learned variance, see `palette_ms.diffusion.solvers.learned_ends`.
+        dynamic_threshold, tolerance: see `Sampling`.
+
+    Attributes:
+        num_steps: network calls.
+    """
+
+    def __init__(self, chain, gammas, calls, prediction="eps", times=None, ends=None, dynamic_threshold=None,
+                 tolerance=0.0):
+        calls = [*calls, Call(len(gammas) - 1, Y_0)]
+        levels = np.array([call.level for call in calls])
+        alpha, sigma, lambdas = rates(gammas)
+        self.chain = chain
+        self.num_steps = len(calls)
+        self.share = dynamic_threshold
+        self.first = alpha[0], sigma[0]
+        self.noisy = [call.y @ NOISE != 0 for call in calls]
+        table = np.zeros((len(calls), _LIMIT + 1))
+        table[:, _TIME] = (gammas if times is None else times)[levels]
+        table[:, _A], table[:, _B] = predictions.y_0_coefficients(prediction, np.maximum(gammas, LEAST_GAMMA)[levels])
+        table[:, _NEXT:_BASE], table[:, _BASE:_ENDS] = [call.y for call in calls], [call.base for call in calls]
+        if ends is not None:
+            table[:, _ENDS:_LIMIT] = ends.T[levels]
+        passed = np.diff(lambdas[levels], prepend=lambdas[0])  # e-folds of σ/α since the call before
+        table[:, _LIMIT] = np.where(gammas[levels] >= 0.5, tolerance * passed, -1)
+        self.table = table.astype(np.float32)
+
+    def start(self, source, noise):
+        """What the chain starts from below T: the source with the noise of its first level, (N, 3, H, W) arrays."""
+        signal, deviation = self.first
+        return np.float32(signal) * source + np.float32(deviation) * noise
 
     def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None):
         """The whole chain.
 
         Args:
             cond: source (N, 3, H, W), or None for a denoiser without one.
-            y_T: the noise it starts from (N, 3, H, W).
+            y_T: what it starts from (N, 3, H, W): noise, or what `start` makes.
             seed: decides the noise of the steps.
             mask: (N, 1, H, W), 1 where pixels are to be made, or None: everywhere.
-            y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every step.
-            progress: called with the number of steps done since the last call; only where the chain is compiled.
+            y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every call.
+            progress: called with the number of calls done since the last report.
 
         Returns: Tensor y_0 (N, 3, H, W), in about [−1, 1].
 
@@ -136,64 +233,112 @@ class DDPMSampler(nn.Cell):
         """
         if mask is not None and y_0 is None:
             raise ValueError("with a mask, y_0 must give the known pixels")
-        stream = NoiseStream(seed, y_T.shape)
-        cond, y_t = None if cond is None else Tensor(cond), Tensor(y_T)
-        mask = ops.ones((1, 1, 1, 1), y_t.dtype) if mask is None else Tensor(mask)
-        y_0 = ops.zeros((1, 1, 1, 1), y_t.dtype) if y_0 is None else Tensor(y_0)
-        if not isinstance(self.unet, nn.Cell):
-            for t in reversed(range(self.num_steps)):
-                y_t = mask * self.step(y_t, cond, t, Tensor(stream.draw())) + (1 - mask) * y_0
-            return y_t
-        block = min(max(1, _NOISE_BLOCK_BYTES // (4 * y_t.size)), -(-self.num_steps // _REPORTS))
+        stream, y = NoiseStream(seed, y_T.shape), Tensor(y_T)
+        cond = None if cond is None else Tensor(cond)
+        known = ops.zeros((1, 1, 1, 1), y.dtype) if y_0 is None else Tensor(y_0)
+        rank = Tensor(self._rank(mask, y.shape), mstype.int32)
+        mask = ops.ones((1, 1, 1, 1), y.dtype) if mask is None else Tensor(mask)
+        zeros = ops.zeros_like(y)
+        state = y, y, zeros, zeros, ops.zeros((y.shape[0], 1, 1, 1), y.dtype)
+        # A denoiser that cannot be compiled: the same lines, run by Python.
+        chain = self.chain if isinstance(self.chain.unet, nn.Cell) else self.chain.construct
+        size = min(max(1, _BLOCK_BYTES // (4 * y.size)), _BLOCK)
+        block = min(size, -(-self.num_steps // _REPORTS)) if progress else size
+        noise, rows = np.zeros((size, *y.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
         for done in range(0, self.num_steps, block):
             count = min(block, self.num_steps - done)
-            noise = np.zeros((block, *y_t.shape), np.float32)
+            rows[:count] = self.table[done:done + count]
             for i in range(count):
-                noise[i] = stream.draw()
-            t = self.num_steps - 1 - done
-            y_t = super().__call__(y_t, cond, mask, y_0, Tensor(noise), Tensor(t, mstype.int32),
-                                   Tensor(count, mstype.int32))
+                noise[i] = stream.draw() if self.noisy[done + i] else 0
+            state = chain(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
             if progress:
-                y_t.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
+                state[0].asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
                 progress(count)
-        return y_t
+            if self.chain.stops and state[4].asnumpy().all():
+                break
+        return state[0]
+
+    def _rank(self, mask, shape):
+        """Where the dynamic threshold stands among a picture's values, the known pixels' sorted first: (N, 1)."""
+        total = np.prod(shape[1:])
+        hole = np.full((shape[0], 1), total) if mask is None else shape[1] * (np.asarray(mask) > 0).sum((2, 3))
+        return total - hole + np.floor((self.share or 0) * np.maximum(hole - 1, 0))
 
 
-class ClassConditional(nn.Cell):
-    """A denoiser with its labels, classes or tasks, filled in: called as samplers call one.
-
-    Args:
-        unet: called as unet(x, time, label).
-        labels: (N,), whole numbers.
-    """
-
-    def __init__(self, unet, labels):
-        super().__init__()
-        self.unet = unet
-        self.labels = Tensor(labels, mstype.int32)
-
-    def construct(self, x, time):
-        return self.unet(x, time, self.labels)
-
-
-SAMPLERS = {"ddpm": DDPMSampler}
-
-
-def create_sampler(unet, diffusion, steps=None, name="ddpm"):
-    """The sampler that a `palette_ms.config.DiffusionConfig` describes.
+class DDPMSampler(Sampler):
+    """The ancestral chain over given β, see `palette_ms.diffusion.solvers.ddpm`.
 
     Args:
         unet: the denoiser.
-        diffusion: the config; its test schedule is the chain.
-        steps: evenly respaced to so many; None: the whole chain.
-        name: one of `SAMPLERS`.
+        betas: (T,), of the chain to run; respaced schedules have their own.
+        variance: one of `VARIANCES`.
+        clip: keep ŷ₀ in [−1, 1].
+        prediction: what the network says: "eps", "v" or "x0".
+        times: (T,), what the network is told at each step, where it is not γ but the step it was trained with.
 
     Raises:
-        ValueError: an unknown name, or steps out of range.
+        ValueError: an unknown variance or prediction.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}: {', '.join(SAMPLERS)}")
-    betas = make_beta_schedule(**vars(diffusion.test_schedule))
-    kept = evenly_spaced(len(betas), len(betas) if steps is None else steps)
-    times = kept if diffusion.time_input == "t" else None
-    return SAMPLERS[name](unet, respace(betas, kept), diffusion.variance, diffusion.clip, diffusion.prediction, times)
+
+    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps", times=None):
+        predictions.check(prediction)
+        if variance not in VARIANCES:
+            raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
+        learned = variance == "learned_range"
+        gammas = np.cumprod(1 - np.asarray(betas, np.float64))[::-1]
+        super().__init__(Chain(unet, clip, learned=learned), gammas, ddpm(gammas, variance), prediction,
+                         None if times is None else times[::-1], learned_ends(gammas) if learned else None)
+
+    def step(self, y_t, cond, t, noise):
+        """One step of the chain, a pure function.
+
+        Args:
+            y_t, noise: (N, 3, H, W).
+            cond: (N, 3, H, W), or None for a denoiser without a source.
+            t: the step, from T − 1 (noisiest) down to 0.
+
+        Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
+        """
+        row = Tensor(self.table[len(self.table) - 1 - t])
+        output, factor = self.chain.ask(y_t, cond, row)
+        y_0 = self.chain.bound(row[_A] * y_t + row[_B] * output, None, None)
+        return row[_NEXT] * y_t + row[_NEXT + 2] * y_0 + row[_NEXT + 5] * factor * noise
+
+
+def create_chain(unet, diffusion, sampling):
+    """The loop that a sampler of `create_sampler` runs; `sampling`'s steps, sampler and spacing do not matter to it."""
+    return Chain(unet, diffusion.clip, sampling.dynamic_threshold is not None, diffusion.variance == "learned_range",
+                 sampling.tolerance > 0)
+
+
+def create_sampler(chain, diffusion, sampling=Sampling(), schedule=None, searched=None):  # noqa: B008: it is frozen
+    """The sampler that a `palette_ms.config.DiffusionConfig` and a `Sampling` describe.
+
+    Args:
+        chain: from `create_chain`, with as much as the same clipping, thresholding and stopping.
+        schedule: the test schedule whose chain it is; None: the config's.
+        searched: steps that were searched for the model, ascending, by their number; None: none were.
+
+    Raises:
+        ValueError: steps out of range, or not those that the model was distilled to.
+    """
+    gammas = np.cumprod(1 - make_beta_schedule(**vars(schedule or diffusion.test_schedule)))
+    name = sampling.sampler or ("ddim" if diffusion.distilled else "ddpm")
+    solver = SOLVERS[name]
+    top = max(1, round(sampling.strength * len(gammas)))
+    levels = 1 + ((sampling.steps or top) - 1) // solver.calls_a_step
+    if diffusion.distilled:
+        if name != "ddim" or sampling.steps not in (None, len(diffusion.distilled)) or top < len(gammas):
+            raise ValueError(f"this model was distilled to {len(diffusion.distilled)} steps of the sampler ddim and "
+                             "makes pictures by these alone")
+        kept = np.array(diffusion.distilled)
+    elif searched and sampling.spacing is None and top == len(gammas) and levels in searched:
+        kept = np.array(searched[levels])
+    else:
+        kept = place_steps(gammas[:top], levels, sampling.spacing or solver.spacing)
+    kept = kept[::-1]
+    options = {"ddpm": {"variance": diffusion.variance}, "ddim": {"eta": sampling.eta}}.get(name, {})
+    learned = name == "ddpm" and diffusion.variance == "learned_range"
+    return Sampler(chain, gammas[kept], solver.calls(gammas[kept], **options), diffusion.prediction,
+                   kept if diffusion.time_input == "t" else None, learned_ends(gammas[kept]) if learned else None,
+                   sampling.dynamic_threshold, sampling.tolerance)

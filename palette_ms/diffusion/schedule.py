@@ -32,6 +32,9 @@ SCHEDULES = {
 }
 
 
+SPACINGS = ("uniform", "quadratic", "log_snr", "karras")
+
+
 def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
     """β of every step.
 
@@ -73,17 +76,42 @@ def evenly_spaced(length, num_steps):
     return np.cumsum(strides).round().astype(int)  # summed up, since guided-diffusion rounds what it sums up
 
 
-def respace(betas, kept):
-    """β of the chain that visits only some of the steps (Nichol & Dhariwal 2021, eq. 19): γ at those stays as it was.
+# Noise of this many times the signal's deviation (σ/α) hides the picture: where EDM's sampler starts (Karras et al. 2022,
+# arXiv 2206.00364, table 1). More than half of the paper's 1000 steps lie beyond.
+_HIDING = 80.0
+
+
+def place_steps(gammas, num_steps, spacing="uniform"):
+    """The steps that a shorter chain keeps.
 
     Args:
-        betas: (T,).
-        kept: (K,), ascending indices of steps.
+        gammas: γ of the whole chain's steps (T,), the least noisy first.
+        num_steps: K, from 1 to T. With one step it is the noisiest of those below.
+        spacing: one of `SPACINGS`: "uniform", in t, see `evenly_spaced`; or, between the least noisy step and the noisiest with σ/α up to
+            80: "quadratic", evenly in √t (as Song et al. 2021, arXiv 2010.02502, appendix D.3, but to the end);
+            "log_snr", evenly in log(γ/(1−γ)) (Lu et al. 2022, arXiv 2206.00927); "karras", evenly in (σ/α)^(1/7)
+            (Karras et al. 2022, eq. 5, ρ = 7). Each level is the nearest step's, and no step is kept twice.
 
-    Returns: float64 (K,).
+    Returns: int (K,), ascending.
+
+    Raises:
+        ValueError: K is not in 1 … T.
     """
-    gammas = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
-    return 1 - gammas / np.append(1.0, gammas[:-1])
+    uniform = evenly_spaced(len(gammas), num_steps)
+    if spacing == "uniform":
+        return uniform
+    ratios = np.sqrt((1 - gammas) / np.maximum(gammas, 1e-300))
+    last = max(num_steps, int(np.searchsorted(ratios, _HIDING, "right"))) - 1
+    if spacing == "quadratic":
+        places = np.sqrt(np.arange(last + 1))
+    else:
+        places = np.log(ratios[:last + 1]) if spacing == "log_snr" else ratios[:last + 1] ** (1 / 7)
+    wanted = np.linspace(places[0], places[-1], num_steps) if num_steps > 1 else places[-1:]
+    kept = np.interp(wanted, places, np.arange(last + 1)).round().astype(int)
+    # Where steps lie closer together than the chain's, the next ones are taken instead, from the least noisy on …
+    kept = np.maximum.accumulate(kept - np.arange(num_steps)) + np.arange(num_steps)
+    # … but none beyond the noisiest.
+    return np.minimum(kept, last + 1 - num_steps + np.arange(num_steps))
 
 
 def draw_gammas(rng, count, betas=None):

@@ -17,7 +17,8 @@ from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.samplers import ClassConditional, create_sampler
+from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
@@ -171,12 +172,12 @@ class Trainer:
             old.unlink()
 
     def _sampler(self, samples):
-        diffusion = self.config.diffusion
-        unet = self.ema
+        """One batch, one chain: that of the common test schedule, also for tasks that have their own."""
+        diffusion, unet = self.config.diffusion, self.ema
         if self.config.model.num_classes is not None:
-            unet = ClassConditional(unet, [sample.task for sample in samples])
-        return create_sampler(unet, diffusion, min(self.config.training.sample_steps,
-                                                   diffusion.test_schedule.num_steps))
+            unet = LabelledUNet(unet, [sample.task for sample in samples])
+        sampling = Sampling(steps=min(self.config.training.sample_steps, diffusion.test_schedule.num_steps))
+        return create_sampler(create_chain(unet, diffusion, sampling), diffusion, sampling)
 
     def _sample(self, path):
         """A grid to look at, always of the same pictures: a row of source, sample and original for each, the tasks in

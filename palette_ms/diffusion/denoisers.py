@@ -1,0 +1,46 @@
+"""Denoisers around a network, called as samplers call one: denoiser(source ‖ y_t, time)."""
+
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+
+class LabelledUNet(nn.Cell):
+    """A network with its labels, classes or tasks, filled in.
+
+    Args:
+        unet: called as unet(x, time, label).
+        labels: (N,), whole numbers.
+    """
+
+    def __init__(self, unet, labels):
+        super().__init__()
+        self.unet = unet
+        self.labels = Tensor(labels, mstype.int32)
+
+    def construct(self, x, time):
+        return self.unet(x, time, self.labels)
+
+
+class GuidedUNet(nn.Cell):
+    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1).
+
+    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
+    sources are left out. A learned variance stays that with the source.
+
+    Args:
+        unet: the network, or a `LabelledUNet` for 2 N pictures.
+        weight: w ≥ 1; 1 is the answer with the source alone.
+    """
+
+    def __init__(self, unet, weight):
+        super().__init__()
+        self.unet = unet
+        self.weight = weight
+
+    def construct(self, x, time):
+        source, y_t = ops.chunk(x, 2, 1)
+        x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
+        given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
+        channels = y_t.shape[1]
+        guided = given[:, :channels] + (self.weight - 1) * (given - without)[:, :channels]
+        return guided if given.shape[1] == channels else ops.concat((guided, given[:, channels:]), 1)
