@@ -82,7 +82,7 @@ class Palette:
             mask: for inpainting: path, PIL image or array of the picture's size, white (above half) where pixels
                 are to be made, or the name of a kind of mask (`palette_ms.tasks.masks.MASKS`).
             sampler: "ddpm" (None), "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc".
-            steps: network calls. None: the whole chain of the checkpoint's test schedule; for a distilled model its own.
+            steps: network calls. None: the whole chain of the checkpoint's test schedule; a distilled model's own.
             num_samples: different results, made in one batch.
             seed: decides all noise, and the mask where a kind is named.
             scale: for super-resolution: the factor; None: the one that the model was trained for, if it is one.

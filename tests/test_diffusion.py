@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.prediction import PREDICTIONS
 from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
-from palette_ms.diffusion.schedule import SCHEDULES, draw_gammas, evenly_spaced, make_beta_schedule
+from palette_ms.diffusion.schedule import SCHEDULES, draw_gammas, make_beta_schedule
 from palette_ms.seeds import generator
 
 

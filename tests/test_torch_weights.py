@@ -120,7 +120,7 @@ def test_the_ports_network_and_chain_give_its_numbers(palette, palette_arrays, m
     assert relative_error(output, arrays["unet_out"]) < 1e-5
     monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays["chain_noise"]))
     diffusion = palette.config.diffusion
-    sampler = create_sampler(create_chain(palette.unet, diffusion, Sampling()), diffusion)
+    sampler = create_sampler(create_chain(palette.unet, diffusion, Sampling()), diffusion, Sampling())
     y_0 = sampler(arrays["cond"], arrays["chain_noise"][-1], mask=arrays["mask"], y_0=arrays["y0"])
     assert relative_error(y_0, arrays["chain_mask"]) < 1e-3
 

@@ -36,13 +36,13 @@ class Sampling:
     """How a chain is run.
 
     Attributes:
-        sampler: one of `palette_ms.diffusion.solvers.SOLVERS`. None: ddpm; for a distilled model ddim, which it was made
-            for.
+        sampler: one of `palette_ms.diffusion.solvers.SOLVERS`. None: ddpm; ddim for a distilled model, which was made
+            for it.
         steps: network calls (heun, which takes two a step, uses an odd number of them). None: those the model was
             distilled to, or the whole chain of its test schedule.
-        spacing: where the chain's levels lie, see `palette_ms.diffusion.schedule.place_steps`. None: the steps that were
-            searched for the model, else what suits the sampler: uniform for ddpm and ddim, karras for heun, log_snr for
-            the others.
+        spacing: where the chain's levels lie, see `palette_ms.diffusion.schedule.place_steps`. None: the steps that
+            were searched for the model, else what suits the sampler: uniform for ddpm and ddim, karras for heun,
+            log_snr for the others.
         eta: for ddim: the noise added, from 0 (none) to 1 (as much as ddpm).
         dynamic_threshold: None: ŷ₀ is clipped to [−1, 1] if the model's config says so. A share such as 0.995: ŷ₀ is
             clipped to this quantile of its absolute values in the hole, where that is above 1, and divided by it
@@ -311,7 +311,7 @@ def create_chain(unet, diffusion, sampling):
                  sampling.tolerance > 0)
 
 
-def create_sampler(chain, diffusion, sampling=Sampling(), schedule=None, searched=None):  # noqa: B008: it is frozen
+def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     """The sampler that a `palette_ms.config.DiffusionConfig` and a `Sampling` describe.
 
     Args:

@@ -76,8 +76,8 @@ def evenly_spaced(length, num_steps):
     return np.cumsum(strides).round().astype(int)  # summed up, since guided-diffusion rounds what it sums up
 
 
-# Noise of this many times the signal's deviation (σ/α) hides the picture: where EDM's sampler starts (Karras et al. 2022,
-# arXiv 2206.00364, table 1). More than half of the paper's 1000 steps lie beyond.
+# Noise of this many times the signal's deviation (σ/α) hides the picture: where EDM's sampler starts (Karras et al.
+# 2022, arXiv 2206.00364, table 1). More than half of the paper's 1000 steps lie beyond.
 _HIDING = 80.0
 
 
@@ -87,10 +87,10 @@ def place_steps(gammas, num_steps, spacing="uniform"):
     Args:
         gammas: γ of the whole chain's steps (T,), the least noisy first.
         num_steps: K, from 1 to T. With one step it is the noisiest of those below.
-        spacing: one of `SPACINGS`: "uniform", in t, see `evenly_spaced`; or, between the least noisy step and the noisiest with σ/α up to
-            80: "quadratic", evenly in √t (as Song et al. 2021, arXiv 2010.02502, appendix D.3, but to the end);
-            "log_snr", evenly in log(γ/(1−γ)) (Lu et al. 2022, arXiv 2206.00927); "karras", evenly in (σ/α)^(1/7)
-            (Karras et al. 2022, eq. 5, ρ = 7). Each level is the nearest step's, and no step is kept twice.
+        spacing: one of `SPACINGS`: "uniform", in t, see `evenly_spaced`; or, between the least noisy step and the
+            noisiest with σ/α up to 80: "quadratic", evenly in √t (as Song et al. 2021, arXiv 2010.02502, appendix D.3,
+            but to the end); "log_snr", evenly in log(γ/(1−γ)) (Lu et al. 2022, arXiv 2206.00927); "karras", evenly in
+            (σ/α)^(1/7) (Karras et al. 2022, eq. 5, ρ = 7). Each level is the nearest step's, and no step is kept twice.
 
     Returns: int (K,), ascending.
 

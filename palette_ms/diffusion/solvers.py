@@ -1,7 +1,7 @@
 """Samplers as numbers: from the noise levels of a chain to what is done after each of its network calls, in float64.
 
-A chain is a sequence of network calls. Each sees a picture y at a noise level γ and answers ŷ₀. What the next call sees,
-y′, and a picture kept beside it, base′, are weighted sums of what is at hand:
+A chain is a sequence of network calls. Each sees a picture y at a noise level γ and answers ŷ₀. What the next call
+sees, y′, and a picture kept beside it, base′, are weighted sums of what is at hand:
 
     Y      the picture that the network saw
     BASE   the picture kept beside it
@@ -94,7 +94,7 @@ def ddim(gammas, eta=0.0):
 
 
 def dpmpp_2m(gammas):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order, ŷ₀ extrapolated from two calls."""
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order by ŷ₀ of two calls."""
     alpha, sigma, lambdas = rates(gammas)
     h = np.diff(lambdas)
     return [Call(i, sigma[i + 1] / sigma[i] * Y - alpha[i + 1] * np.expm1(-h[i]) * _extrapolated(h, i))
@@ -137,8 +137,8 @@ def heun(gammas):
 def unipc(gammas):
     """UniPC-2 (Zhao et al. 2023, arXiv 2302.04867, Algorithms 5 and 6, data prediction): third order, one call a step.
 
-    Each call's ŷ₀ first corrects the step that led to it (BASE is the corrected picture before), then predicts the next.
-    Both integrate the polynomial through the ŷ₀ at hand exactly, which solves the paper's eq. 5 for any B(h).
+    Each call's ŷ₀ first corrects the step that led to it (BASE is the corrected picture before), then predicts the
+    next. Both integrate the polynomial through the ŷ₀ at hand exactly, which solves the paper's eq. 5 for any B(h).
     """
     alpha, sigma, lambdas = rates(gammas)
     answers = Y_0, LAST, OLDER

@@ -16,8 +16,8 @@ from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
-from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
