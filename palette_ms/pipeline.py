@@ -14,6 +14,7 @@ from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
+from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization, with_lightness
 from palette_ms.tasks.degradations import enlarge
@@ -32,13 +33,15 @@ class Palette:
         config: what it was built and trained with, a `palette_ms.config.Config`.
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
+        searched: the steps that were searched for it, see `palette_ms.searched.load_steps`.
     """
 
-    def __init__(self, unet, config, pictures=None, source=None):
+    def __init__(self, unet, config, pictures=None, source=None, searched=None):
         self.unet = unet
         self.config = config
         self.pictures = pictures
         self.source = source
+        self.searched = searched or {}
         self._denoisers = {}
         self._compiled = {}
 
@@ -58,7 +61,8 @@ class Palette:
         runtime.setup(device)
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
-        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures, checkpoint.source)
+        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures, checkpoint.source,
+                   load_steps(checkpoint.path))
 
     @property
     def tasks(self):
@@ -290,7 +294,8 @@ class Palette:
 
     def _create_sampler(self, chain, trained, sampling):
         try:
-            return create_sampler(chain, self.config.diffusion, sampling, trained.test_schedule)
+            return create_sampler(chain, self.config.diffusion, sampling, trained.test_schedule,
+                                  self.searched.get(trained.name))
         except ValueError as error:
             raise UserError(str(error)) from None
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
+from gaussian import GaussianDenoiser
+from mindspore import Tensor, nn
 
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.prediction import PREDICTIONS
@@ -13,25 +14,6 @@ from palette_ms.seeds import generator
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-class GaussianDenoiser(nn.Cell):
-    """The exact denoiser of pictures whose pixels are independent N(mean, variance): E[target | y_t]."""
-
-    def __init__(self, prediction, mean=0.2, variance=0.25):
-        super().__init__()
-        self.prediction, self.mean, self.variance = prediction, mean, variance
-
-    def construct(self, x, gamma):
-        g = gamma.reshape((-1, 1, 1, 1))
-        y_t = x[:, 3:]
-        signal, noise = ops.sqrt(g), ops.sqrt(1 - g)
-        gain = signal * self.variance / (g * self.variance + 1 - g)
-        y_0 = self.mean + gain * (y_t - signal * self.mean)
-        eps = (y_t - signal * y_0) / noise
-        if self.prediction == "eps":
-            return eps
-        return signal * eps - noise * y_0 if self.prediction == "v" else y_0
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

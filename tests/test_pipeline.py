@@ -257,7 +257,7 @@ def test_a_task_is_restored_with_its_own_label_and_schedule(palette, monkeypatch
     for task in ("colorization", "denoising"):
         model.restore(PHOTO, task, num_samples=2)
     assert [chain.unet.labels.asnumpy().tolist() for chain, *_ in asked] == [[0, 0], [1, 1]]
-    assert [schedule and schedule.num_steps for *_, schedule in asked] == [None, 5]
+    assert [schedule and schedule.num_steps for *_, schedule, _ in asked] == [None, 5]
 
 
 def test_a_small_picture_comes_out_large(chained):

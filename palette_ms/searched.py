@@ -1,0 +1,62 @@
+"""The file beside a checkpoint that holds the steps searched for it: MODEL.steps.json."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from palette_ms.errors import UserError
+
+
+def steps_file(checkpoint):
+    """Where the steps searched for a checkpoint (a path) are kept."""
+    return Path(checkpoint).with_suffix(".steps.json")
+
+
+def load_steps(checkpoint):
+    """The steps searched for a checkpoint: task → number of steps → steps of the test schedule, ascending.
+
+    Empty where there are none, or only some for another checkpoint that had this name before, which is said on stderr.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = steps_file(checkpoint)
+    if not path.exists():
+        return {}
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        found = {task: {int(count): [int(step) for step in steps] for count, steps in ways.items()}
+                 for task, ways in held["tasks"].items()}
+        digest = held["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, or search the steps again") from None
+    if digest != _digest(checkpoint):
+        print(f"not used: {path} was searched for another checkpoint", file=sys.stderr)
+        return {}
+    return found
+
+
+def save_steps(checkpoint, found):
+    """Write them, beside those found earlier for the same checkpoint. Returns the path."""
+    path = steps_file(checkpoint)
+    tasks = load_steps(checkpoint)
+    for task, ways in found.items():
+        tasks[task] = {**tasks.get(task, {}), **ways}
+    temporary = path.with_suffix(".part")
+    try:
+        temporary.write_text(json.dumps({"sha256": _digest(checkpoint), "tasks": tasks}) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
