@@ -12,6 +12,8 @@ diversity, since the mean of all that the picture may have been has the best PSN
 `to the limit` is for the samplers without noise, which all approximate the same picture: the root mean square distance
 over the hole, in grey levels, to what UniPC makes of the same noise in 200 calls.
 
+Steps that were searched for the model (python -m palette_ms.search_steps) have rows of their own.
+
 Prints a table in Markdown. What was measured is appended to LOG and not measured again, so that an interrupted run goes
 on. Needs scikit-image, and matplotlib for the plot.
 """
@@ -30,15 +32,16 @@ from palette_ms.evaluation.metrics import psnr
 from palette_ms.tasks.masks import MASKS
 
 SAMPLERS = {
-    "ddpm": {"sampler": "ddpm"},
+    "ddpm": {"sampler": "ddpm", "spacing": "uniform"},
     "ddpm, log_snr": {"sampler": "ddpm", "spacing": "log_snr"},
-    "ddim": {"sampler": "ddim"},
+    "ddim": {"sampler": "ddim", "spacing": "uniform"},
     "ddim, log_snr": {"sampler": "ddim", "spacing": "log_snr"},
-    "dpmpp_2m": {"sampler": "dpmpp_2m"},
-    "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde"},
-    "heun": {"sampler": "heun"},
-    "unipc": {"sampler": "unipc"},
+    "dpmpp_2m": {"sampler": "dpmpp_2m", "spacing": "log_snr"},
+    "dpmpp_2m_sde": {"sampler": "dpmpp_2m_sde", "spacing": "log_snr"},
+    "heun": {"sampler": "heun", "spacing": "karras"},
+    "unipc": {"sampler": "unipc", "spacing": "log_snr"},
 }
+SEARCHED = {f"{name}, searched": {"sampler": name} for name in ("ddpm", "dpmpp_2m_sde", "unipc")}
 WITHOUT_NOISE = ("ddim", "ddim, log_snr", "dpmpp_2m", "heun", "unipc")
 FIGURES = {"psnr": "PSNR in the hole, dB", "ssim": "SSIM", "diversity": "diversity, grey levels",
            "to_limit": "to the limit, grey levels"}
@@ -70,9 +73,11 @@ def main():
     palette = Palette.load(args.ckpt)
     jobs = [(name, int(count), palette, {"steps": int(count), **options})
             for name, options in SAMPLERS.items() for count in args.calls.split(",")]
+    jobs += [(name, count, palette, {"steps": count, **options})
+             for name, options in SEARCHED.items() for count in palette.searched.get("inpainting", [])]
     for student in map(Palette.load, args.distilled):
         jobs.append(("distilled", len(student.config.diffusion.distilled), student, {}))
-    jobs.append(("ddpm", args.chain, palette, {"sampler": "ddpm", "steps": args.chain}))
+    jobs.append(("ddpm", args.chain, palette, {"steps": args.chain, **SAMPLERS["ddpm"]}))
 
     args.log.parent.mkdir(parents=True, exist_ok=True)
     rows = {}

@@ -21,8 +21,7 @@ from palette_ms.seeds import generator
 VARIANCES = ("posterior", "beta", "learned_range")
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain for
-# some calls at a time: at most so many calls, and bytes.
-_BLOCK = 16
+# some calls at a time: at most so many bytes.
 _BLOCK_BYTES = 64 * 2**20
 _REPORTS = 20  # of progress, in a chain
 
@@ -115,6 +114,9 @@ class Chain(nn.Cell):
         learned: the network's second half of channels says where between the ends of its range the logarithm of the
             noise's variance lies, −1 lower and 1 upper (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
         stops: pictures whose ŷ₀ moves less than the table's limit are finished.
+
+    Attributes:
+        block: network calls a launch, at most.
     """
 
     def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
@@ -124,6 +126,7 @@ class Chain(nn.Cell):
         self.dynamic = dynamic
         self.learned = learned
         self.stops = stops
+        self.block = 16
 
     def ask(self, y, cond, row):
         """The network's answer at one row of the table: (output, what the weight of the noise is multiplied by)."""
@@ -242,14 +245,15 @@ class Sampler:
         state = y, y, zeros, zeros, ops.zeros((y.shape[0], 1, 1, 1), y.dtype)
         # A denoiser that cannot be compiled: the same lines, run by Python.
         chain = self.chain if isinstance(self.chain.unet, nn.Cell) else self.chain.construct
-        size = min(max(1, _BLOCK_BYTES // (4 * y.size)), _BLOCK)
+        size = min(max(1, _BLOCK_BYTES // (4 * y.size)), self.chain.block)
         block = min(size, -(-self.num_steps // _REPORTS)) if progress else size
-        noise, rows = np.zeros((size, *y.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
         for done in range(0, self.num_steps, block):
             count = min(block, self.num_steps - done)
+            noise, rows = np.zeros((size, *y.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
             rows[:count] = self.table[done:done + count]
             for i in range(count):
-                noise[i] = stream.draw() if self.noisy[done + i] else 0
+                if self.noisy[done + i]:
+                    noise[i] = stream.draw()
             state = chain(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
             if progress:
                 state[0].asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
