@@ -10,9 +10,12 @@ from tqdm import tqdm
 from palette_ms import errors
 from palette_ms.data.images import list_images, save_atomically
 from palette_ms.diffusion.schedule import SPACINGS
+from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
 from palette_ms.tasks.masks import MASKS
 
+# On the quickstart model as near to the whole chain as any sampler comes in so few calls: see docs/sampling.md.
+SAMPLER, STEPS = "dpmpp_2m_sde", 20
 BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
 
 
@@ -28,8 +31,9 @@ def main():
     parser.add_argument("--scale", type=int, help="for super_resolution: the factor, where the model knows several")
     parser.add_argument("--extend", type=margins, metavar="left=64,right=64",
                         help="for uncropping: pixels to add on some of left, right, top, bottom")
-    parser.add_argument("--sampler", help="ddpm (default), ddim, dpmpp_2m, dpmpp_2m_sde, heun or unipc")
-    parser.add_argument("--steps", type=int, help="network calls a picture (default: the model's whole chain)")
+    parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: {SAMPLER})")
+    parser.add_argument("--steps", type=int, help=f"network calls a picture (default: {STEPS}, or those that the model "
+                                                  "was distilled to; the paper's chain is --sampler ddpm --steps 1000)")
     add = parser.add_argument_group("how the chain is run").add_argument
     add("--spacing", help=f"of the chain's noise levels: {', '.join(SPACINGS)} (default: what suits the sampler)")
     add("--eta", type=float, default=0.0, help="noise of ddim, from 0 (default) to 1")
@@ -63,7 +67,7 @@ def main():
             raise UserError("--tile and --overlap are for models that restore pictures")
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
-                                       **sampling(args))
+                                       **sampling(args, palette))
         write(results, args.output / f"sample_{args.seed}")
         return
     if not work:
@@ -73,10 +77,21 @@ def main():
     restore(palette, work, args)
 
 
-def sampling(args):
-    """The options of `palette_ms.diffusion.samplers.Sampling`, by their names."""
+def sampling(args, palette, task="unconditional"):
+    """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
     names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance")
-    return {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in names}
+    diffusion = palette.config.diffusion
+    trained = next((config for config in palette.config.tasks if config.name == task), None)
+    if diffusion.distilled or trained is None:
+        return options
+    length = (trained.test_schedule or diffusion.test_schedule).num_steps
+    options["sampler"] = args.sampler or SAMPLER
+    if args.steps is None:
+        options["steps"] = min(STEPS, max(1, round(args.strength * length)))
+        print(f"sampling: {options['sampler']} with {options['steps']} network calls; the whole chain is "
+              f"--sampler ddpm --steps {length}", file=sys.stderr)
+    return options
 
 
 def inputs(source, output):
@@ -90,7 +105,7 @@ def inputs(source, output):
 
 def restore(palette, work, args):
     task = args.task or default_task(palette.tasks, args)
-    failed = 0
+    failed, options = 0, sampling(args, palette, task)
     for picture, target in work:
         try:
             if picture.resolve() == target.with_suffix(".png").resolve():
@@ -98,7 +113,7 @@ def restore(palette, work, args):
             with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
                 results = palette.restore(picture, task, mask_for(args.mask, picture), num_samples=args.num_samples,
                                           seed=args.seed, scale=args.scale, extend=args.extend, tile=args.tile,
-                                          overlap=args.overlap, progress=bar, **sampling(args))
+                                          overlap=args.overlap, progress=bar, **options)
         except UserError as error:
             if not args.input.is_dir():
                 raise

@@ -223,6 +223,10 @@ class Chain:
 
     num_steps = 6
 
+    def start(self, source, noise):
+        self.guess = source
+        return noise
+
     def __call__(self, cond, y_T, seed, mask, y_0, progress=None):
         self.calls.append((cond, y_T, seed, mask, y_0))
         return Tensor(np.where(mask > 0, np.float32(self.fill), y_0).astype(np.float32))
@@ -302,6 +306,49 @@ def test_a_side_is_extended_where_it_is(chained, side, where):
     new[where] = True
     assert (image[new] == 0).all()
     np.testing.assert_array_equal(image[~new].reshape(PHOTO.shape), PHOTO)
+
+
+@pytest.mark.parametrize("options", [{}, {"extend": {"left": 4}}])
+def test_a_chain_below_the_top_starts_from_a_smooth_picture_where_the_source_is_noise(palette, monkeypatch, options):
+    chain = Chain()
+    monkeypatch.setattr(Palette, "_sampler", lambda *_: chain)
+    task = "uncropping" if options else "inpainting"
+    model = Palette(palette.unet, tiny_config(tasks=[{"name": task}]))
+    flat = np.full((16, 16, 3), 150, np.uint8)
+    model.restore(flat, task, mask=None if options else "center", strength=0.5, **options)
+    assert chain.guess.shape[-2:] == (16, 16) and np.abs(to_uint8(chain.guess.reshape(3, 16, 16)) - 150.0).max() <= 1
+    assert chain.calls[0][0].std() > 0.1  # the source itself is noise in the hole
+    model.restore(flat, task, mask=None if options else "center", **options)
+    assert len(chain.calls) == 2  # from the top there is nothing to start from
+
+
+def test_guidance_needs_a_model_that_has_missed_its_sources(palette):
+    with pytest.raises(UserError, match="trained with training.source_dropout 0"):
+        palette.restore(PHOTO, guidance=2.0)
+    config = tiny_config(training={"source_dropout": 0.1})
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2))
+    unet, rng = build_unet(config.model), np.random.default_rng(0)
+    for parameter in unet.get_parameters():
+        parameter.set_data(Tensor(0.3 * rng.standard_normal(parameter.shape, np.float32)))
+    model = Palette(unet, config)
+    plain, guided = (arrays(model.restore(PHOTO, steps=2, num_samples=2, **options))
+                     for options in ({}, {"guidance": 4.0}))
+    assert (plain != guided).any()
+    # With a label and a source of its own for each half of the doubled batch, a picture's result is its own.
+    alone = arrays(model.restore(PHOTO, steps=2, num_samples=1, guidance=4.0))
+    np.testing.assert_allclose(alone[0], guided[0], atol=1)
+
+
+def test_every_sampler_restores_and_mistakes_about_it_are_told(palette):
+    for sampler in ("ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun", "unipc"):
+        image, = palette.restore(PHOTO, "inpainting", "center", sampler, 3, tolerance=1e-6)
+        assert image.size == (18, 13)
+    for message, options in {
+        "unknown sampler 'euler'": {"sampler": "euler"}, "from 1 to 6": {"steps": 7}, "from 1 on": {"steps": -1},
+        "unknown spacing": {"spacing": "cosine"}, "from 1 to 3, the length": {"steps": 4, "strength": 0.5},
+    }.items():
+        with pytest.raises(UserError, match=message):
+            palette.restore(PHOTO, **options)
 
 
 def test_mistakes_about_tasks_are_told(chained):
@@ -391,6 +438,21 @@ def test_a_folder_keeps_its_names(checkpoint, pictures, tmp_path, monkeypatch, c
     made = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png"))
     assert made == ["a_bmp.png", "a_png.png", "sub/b.png"]
     assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_by_default_the_command_makes_few_calls_and_says_so(checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Palette, "restore", lambda self, *_, **options: asked.append(options) or [])
+    arguments = ["sample", "--ckpt", str(checkpoint), "--input", str(pictures / "a.png"), "--output", str(tmp_path),
+                 "--task", "colorization"]
+    for added in ([], ["--steps", "4"], ["--sampler", "ddpm", "--steps", "6"], ["--strength", "0.5"]):
+        monkeypatch.setattr(sys, "argv", arguments + added)
+        errors.run(palette_ms.sample.main)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sampling")]
+    assert [(options["sampler"], options["steps"]) for options in asked] == [
+        ("dpmpp_2m_sde", 6), ("dpmpp_2m_sde", 4), ("ddpm", 6), ("dpmpp_2m_sde", 3)]  # the chain has only 6 steps
+    assert told[0] == ("sampling: dpmpp_2m_sde with 6 network calls; the whole chain is --sampler ddpm --steps 6")
+    assert len(told) == 2
 
 
 def test_masks_of_a_folder_go_by_name(checkpoint, pictures, tmp_path, monkeypatch, capsys):
