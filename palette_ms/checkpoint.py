@@ -1,12 +1,14 @@
 """Checkpoints: one safetensors file with weights, their moving average and the full config.
 
 Tensors are named `weights.*`, `ema.*` and, in a training state, `optimizer.*`. The metadata holds `format`
-(palette_ms), `config` (JSON), and what is known of `step`, `pictures` (training pictures the model has seen) and
-`source` (which file of another program it was converted from).
+(palette_ms), `config` (JSON), `sha256` of the whole file with zeros in its own place, and what is known of `step`,
+`pictures` (training pictures the model has seen) and `source` (which file of another program it was converted from).
+A file that the checksum does not fit is never loaded.
 
 MindSpore's own `.ckpt` files are read too, with the config in a YAML file of the same name beside them.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,6 +24,8 @@ from palette_ms.errors import UserError
 from palette_ms.unet import UNet
 
 FORMAT = "palette_ms"
+_NO_DIGEST = "0" * 64
+_SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
 
 
@@ -57,7 +61,7 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
     # order="C": safetensors writes the buffer as it lies in memory
     tensors = {f"{group}.{name}": np.asarray(value, order="C")
                for group, values in groups.items() for name, value in (values or {}).items()}
-    metadata = {"format": FORMAT, "config": json.dumps(config.to_dict())}
+    metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "sha256": _NO_DIGEST}
     known = {"step": step, "pictures": pictures, "source": source}
     metadata.update({name: str(value) for name, value in known.items() if value is not None})
     path = Path(path)
@@ -66,13 +70,35 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
     try:
         save_file(tensors, temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes files that only their owner can read
-        with open(temporary, "rb") as file:
+        place, digest = _digest(temporary)
+        with open(temporary, "r+b") as file:
+            file.seek(place)
+            file.write(digest.encode())
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too, is to survive a loss of power
+        finally:
+            os.close(folder)
     except OSError as error:
         raise UserError(f"cannot write checkpoint {path}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _digest(path):
+    """(where the digits of a safetensors file's checksum begin, SHA-256 of the file with zeros in their place)."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        size = file.read(8)
+        header = file.read(int.from_bytes(size, "little"))
+        place = header.find(_SEAL) + len(_SEAL)
+        digest.update(size + header[:place] + _NO_DIGEST.encode() + header[place + len(_NO_DIGEST):])
+        while block := file.read(2**20):
+            digest.update(block)
+    return len(size) + place, digest.hexdigest()
 
 
 class Checkpoint:
@@ -132,17 +158,11 @@ class Checkpoint:
             raise UserError(f"{path} is not a whole safetensors file (cut off or damaged?): {error}") from None
         if metadata.get("format") != FORMAT:
             raise UserError(f"{path} was not written by palette_ms: its metadata has no config")
-        try:
-            raw = json.loads(metadata["config"])
-            self.step, self.pictures = (int(metadata[name]) if name in metadata else None
-                                        for name in ("step", "pictures"))
-            self.source = metadata.get("source")
-            data = raw.get("data", {})
-            if "folder" in data:  # as data.path was called before it could be more than a folder
-                data["path"] = data.pop("folder")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: its metadata is damaged ({error})") from None
-        self.config = config_from_dict(raw, str(path))
+        if _digest(path)[1] != metadata.get("sha256"):
+            raise UserError(f"{path} is damaged: its checksum does not hold")
+        self.step, self.pictures = (int(metadata[name]) if name in metadata else None for name in ("step", "pictures"))
+        self.source = metadata.get("source")
+        self.config = config_from_dict(json.loads(metadata["config"]), str(path))
 
     def tensors(self, group):
         """The arrays of a group ("weights", "ema", "optimizer") by name; empty where the file has none."""
