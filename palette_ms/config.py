@@ -346,6 +346,8 @@ def _check_source(config, where):
     if model.in_channels != channels:
         raise UserError(f"{where}: model.in_channels must be {channels} for {', '.join(names)}: the noisy picture"
                         f"{'' if unconditional else ' and the source'}")
+    if unconditional and config.training.source_dropout:
+        raise UserError(f"{where}: training.source_dropout must be 0 for unconditional: there is no source")
     if model.from_source and (unconditional or config.diffusion.prediction != "x0"):
         raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):

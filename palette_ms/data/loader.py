@@ -187,6 +187,8 @@ class TrainingBatches:
         rngs = [generator(self.config.training.seed, "training noise", first + i) for i in range(size)]
         noise = np.stack([rng.standard_normal(y_0.shape[1:], np.float32) for rng in rngs])
         gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
+        if self.config.training.source_dropout:
+            cond[[rng.random() < self.config.training.source_dropout for rng in rngs]] = 0
         label = None if self.config.model.num_classes is None else tasks
         return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks])
 
