@@ -189,6 +189,16 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """Progressive distillation: a student of half its teacher's steps, see `palette_ms.diffusion.distillation`."""
+
+    teacher: str  # a checkpoint, or "quickstart"
+    steps: int  # network calls of the student, of the teacher twice as many
+    # Of the teacher's steps in the test schedule, where it is not distilled itself.
+    spacing: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it: the YAML's sections, as a checkpoint carries them too."""
 
@@ -197,6 +207,7 @@ class Config:
     tasks: Tuple[TaskConfig, ...] = (InpaintingConfig(),)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
 
     def to_dict(self):
         """As nested dicts and lists that YAML and JSON can hold."""
@@ -288,6 +299,9 @@ def _build_dataclass(kind, value, where, key):
     for name in value:
         if name not in types:
             raise UserError(f"{where}: unknown key {prefix}{name}{did_you_mean(name, types)}")
+    for field in dataclasses.fields(kind):
+        if field.default is dataclasses.MISSING and field.name not in value:
+            raise UserError(f"{where}: {prefix}{field.name} must be given")
     return kind(**{name: _build(types[name], item, where, prefix + name) for name, item in value.items()})
 
 
@@ -322,6 +336,7 @@ def _check_ranges(config, where):
     for i, task in enumerate(config.tasks):
         _check_task(task, f"{where}: tasks[{i}]")
     _check_source(config, where)
+    _check_distillation(config, where)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
     if config.data.image_size % multiple:
         raise UserError(f"{where}: data.image_size {config.data.image_size} must be a multiple of {multiple} "
@@ -346,10 +361,33 @@ def _check_source(config, where):
     if model.in_channels != channels:
         raise UserError(f"{where}: model.in_channels must be {channels} for {', '.join(names)}: the noisy picture"
                         f"{'' if unconditional else ' and the source'}")
+    if unconditional and config.training.source_dropout:
+        raise UserError(f"{where}: training.source_dropout must be 0 for unconditional: there is no source")
     if model.from_source and (unconditional or config.diffusion.prediction != "x0"):
         raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
         raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
+
+
+def _check_distillation(config, where):
+    diffusion, distillation = config.diffusion, config.distillation
+    kept, length = diffusion.distilled, diffusion.test_schedule.num_steps
+    if kept is not None and (not kept or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= length):
+        raise UserError(f"{where}: diffusion.distilled needs steps of test_schedule, from 0 to {length - 1}, ascending")
+    if distillation:
+        if diffusion.prediction == "eps":
+            raise UserError(f"{where}: diffusion.prediction must be v or x0 for distillation: at the noisiest "
+                            "levels ε says next to nothing of the picture")
+        if diffusion.loss != "l2":
+            raise UserError(f"{where}: diffusion.loss must be l2 for distillation, whatever its teacher's was")
+        if not 1 <= distillation.steps <= length // 2:
+            raise UserError(f"{where}: distillation.steps must be from 1 to {length // 2}, half of the test "
+                            "schedule's")
+    if distillation or kept:
+        for i, task in enumerate(config.tasks):
+            if task.test_schedule:
+                raise UserError(f"{where}: tasks[{i}].test_schedule must be left out: a distilled model has one chain "
+                                "for all tasks")
 
 
 def _check_attention(model, where):

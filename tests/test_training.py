@@ -328,6 +328,27 @@ def test_colours_are_changed_for_the_tasks_that_ask_for_it(photos, tmp_path):
         assert np.mean(changed) == share
 
 
+def test_sources_are_left_out_as_often_as_asked_and_nothing_else_changes(photos, tmp_path):
+    whole, batches = (TrainingBatches(tiny_config(photos, tmp_path, batch_size=200, source_dropout=share))
+                      for share in (0.0, 0.3))
+    whole, part = whole.batch(0), batches.batch(0)
+    dropped = (part.cond == 0).all((1, 2, 3))
+    # 200 draws: a standard error is 0.03
+    assert dropped.mean() == pytest.approx(0.3, abs=0.1)
+    assert len(set(whole.mask[dropped].all((1, 2, 3)))) == 2  # pictures of both tasks
+    np.testing.assert_array_equal(part.cond[~dropped], whole.cond[~dropped])
+    for ours, theirs, name in zip(part, whole, whole._fields):
+        if name != "cond":
+            np.testing.assert_array_equal(ours, theirs)
+    # what is shown keeps its source
+    np.testing.assert_array_equal(batches.sample(int(dropped.argmax())).cond, whole.cond[dropped.argmax()])
+
+
+def test_without_a_source_there_is_none_to_leave_out(photos, tmp_path):
+    with pytest.raises(UserError, match="training.source_dropout must be 0 for unconditional"):
+        with_tasks(tiny_config(photos, tmp_path, source_dropout=0.1), [{"name": "unconditional"}], in_channels=3)
+
+
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
     assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)
 

@@ -19,12 +19,12 @@ from palette_ms.tasks import create_task
 
 
 class Batch(NamedTuple):
-    """The inputs of `DiffusionLoss`, in its order, as float32 arrays."""
+    """The inputs of `DiffusionLoss` or `DistillationLoss`, in their order, as float32 arrays."""
 
     y_0: np.ndarray  # (N, 3, H, W)
     cond: Optional[np.ndarray]  # (N, 3, H, W); None: the model takes no source
     noise: np.ndarray  # (N, 3, H, W)
-    gamma: np.ndarray  # (N,)
+    gamma: np.ndarray  # (N,); for `DistillationLoss`, int32: the student's step
     mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
     label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
     weight: np.ndarray  # (N,), what each picture counts
@@ -186,7 +186,12 @@ class TrainingBatches:
         # Each sample has a stream of its own, so that its noise is the same in whichever batch it stands.
         rngs = [generator(self.config.training.seed, "training noise", first + i) for i in range(size)]
         noise = np.stack([rng.standard_normal(y_0.shape[1:], np.float32) for rng in rngs])
-        gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
+        if self.config.distillation:
+            gamma = np.array([rng.integers(self.config.distillation.steps) for rng in rngs], np.int32)
+        else:
+            gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
+        if self.config.training.source_dropout:
+            cond[[rng.random() < self.config.training.source_dropout for rng in rngs]] = 0
         label = None if self.config.model.num_classes is None else tasks
         return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks])
 

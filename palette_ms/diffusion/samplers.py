@@ -332,7 +332,8 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     top = max(1, round(sampling.strength * len(gammas)))
     levels = 1 + ((sampling.steps or top) - 1) // solver.calls_a_step
     if diffusion.distilled:
-        if name != "ddim" or sampling.steps not in (None, len(diffusion.distilled)) or top < len(gammas):
+        if (name != "ddim" or sampling.steps not in (None, len(diffusion.distilled)) or top < len(gammas)
+                or sampling.eta or sampling.spacing):
             raise ValueError(f"this model was distilled to {len(diffusion.distilled)} steps of the sampler ddim and "
                              "makes pictures by these alone")
         kept = np.array(diffusion.distilled)

@@ -17,12 +17,14 @@ from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_
 from palette_ms.data.images import grid, save_atomically, to_uint8
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
 from palette_ms.training.step import TrainStep, WarmUp
+from palette_ms.training.teacher import open_teacher
 
 MODEL_FILE = "model.safetensors"
 _STATE_PATTERN = "state_*.safetensors"
@@ -32,11 +34,15 @@ _SAMPLE_PICTURES = 6
 class Trainer:
     """A run: the denoiser, its moving average (a denoiser of its own), the compiled step and the batches.
 
+    In a distillation the denoiser is the student. It starts from the teacher's averaged weights, and its config says
+    which steps it is made for.
+
     Args:
         config: `Config`.
 
     Raises:
-        UserError: the network's sizes do not fit, no pictures, a precision that the device has not.
+        UserError: the network's sizes do not fit, no pictures, a precision that the device has not, a teacher that does
+            not fit (see `palette_ms.training.teacher.open_teacher`).
     """
 
     def __init__(self, config):
@@ -48,30 +54,48 @@ class Trainer:
                 or (self.makes_pictures and config.model.num_classes is not None)):
             raise UserError("training knows no time_input but gamma, no learned variance and no classes of pictures: "
                             "networks of guided-diffusion can only be sampled from")
+        if diffusion.distilled:
+            raise UserError("diffusion.distilled is what a distillation writes into its model's config: leave it out")
+        if config.distillation:
+            if training.init_from:
+                raise UserError("training.init_from must be left out in a distillation: the student starts from its "
+                                "teacher")
+            checkpoint, steps, gammas = open_teacher(config)
+            diffusion = dataclasses.replace(diffusion, distilled=halved(steps))
+            config = dataclasses.replace(config, diffusion=diffusion)
         self.config = config
         self.batches = self.shown = TrainingBatches(config)
         if config.data.validation:
             data = dataclasses.replace(config.data, path=config.data.validation)
             self.shown = TrainingBatches(dataclasses.replace(config, data=data))
             self.shown.pictures.read(0)  # where none can be read, tell it now
-        self.unet = build_unet(config.model)
+        self.unet = checkpoint.load_unet() if config.distillation else build_unet(config.model)
         self.ema = build_unet(config.model)
+        self.teacher = None
         self.pictures_before = 0
         if training.init_from:
             self._start_from(Checkpoint(training.init_from))
+        if config.distillation:
+            self.teacher = checkpoint.load_unet()
+            self.pictures_before = checkpoint.pictures
+            _freeze(self.teacher, "teacher")
+        _freeze(self.ema, "ema")
         for name, parameter in self.ema.parameters_and_names():
-            parameter.name = f"ema.{name}"  # both networks' parameters meet in one graph
-            parameter.requires_grad = False
             parameter.set_data(dict(self.unet.parameters_and_names())[name].value())
-        self.ema.set_train(False)
         if training.precision != "float32":
-            self.unet.use_precision(getattr(ms, training.precision))
-        loss = DiffusionLoss(self.unet, diffusion.loss, diffusion.prediction)
+            for network in filter(None, (self.unet, self.teacher)):
+                network.use_precision(getattr(ms, training.precision))
+        if config.distillation:
+            loss = DistillationLoss(self.unet, self.teacher, gammas, diffusion.prediction, diffusion.clip)
+        else:
+            loss = DiffusionLoss(self.unet, diffusion.loss, diffusion.prediction)
         self.optimizer = nn.Adam(self.unet.trainable_params(),
                                  WarmUp(training.learning_rate, training.warmup_steps))
         self.step_cell = TrainStep(loss, self.optimizer, list(self.ema.get_parameters()), training.ema_decay,
                                    training.max_grad_norm, training.accumulation, training.precision == "float16")
         self.step_cell.set_train()
+        if self.teacher:
+            self.teacher.set_train(False)  # no dropout
         self.step = 0
         self.samples = None  # what the grids show, and the compiled chain
 
@@ -89,7 +113,7 @@ class Trainer:
     # The state
 
     def _optimizer_parameters(self):
-        networks = {id(p) for net in (self.unet, self.ema) for p in net.get_parameters()}
+        networks = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
         return {p.name: p for p in self.step_cell.get_parameters() if id(p) not in networks}
 
     def pictures_seen(self):
@@ -111,6 +135,8 @@ class Trainer:
         if arrays.keys() != parameters.keys():
             raise UserError(f"{checkpoint.path} cannot be resumed: it holds no optimizer state for this config; "
                             "to start from its weights, set training.init_from")
+        if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
+            raise UserError(f"{checkpoint.path} cannot be resumed: it is not of a distillation to these steps")
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
         for name, parameter in parameters.items():
@@ -172,11 +198,12 @@ class Trainer:
             old.unlink()
 
     def _sampler(self, samples):
-        """One batch, one chain: that of the common test schedule, also for tasks that have their own."""
+        """One batch, one chain: that of the common test schedule, also for tasks with their own, or a student's."""
         diffusion, unet = self.config.diffusion, self.ema
         if self.config.model.num_classes is not None:
             unet = LabelledUNet(unet, [sample.task for sample in samples])
-        sampling = Sampling(steps=min(self.config.training.sample_steps, diffusion.test_schedule.num_steps))
+        steps = min(self.config.training.sample_steps, diffusion.test_schedule.num_steps)
+        sampling = Sampling(steps=None if diffusion.distilled else steps)
         return create_sampler(create_chain(unet, diffusion, sampling), diffusion, sampling)
 
     def _sample(self, path):
@@ -193,6 +220,14 @@ class Trainer:
         columns = [made] if self.makes_pictures else [cond, made, y_0]
         rows = [[to_uint8(picture) for picture in row] for row in zip(*columns)]
         save_atomically(grid(rows), path)
+
+
+def _freeze(network, prefix):
+    """Nothing is learned, and the parameters' names leave room for another network's in one graph."""
+    for name, parameter in network.parameters_and_names():
+        parameter.name = f"{prefix}.{name}"
+        parameter.requires_grad = False
+    network.set_train(False)
 
 
 @contextmanager
@@ -236,7 +271,7 @@ def advice(config, pictures_before):
     Measured on a CPU with 2 M parameters at 32×32: after 13 000 pictures v-prediction was soft and blotchy,
     ε-prediction coloured noise. The paper's models saw a thousand million.
     """
-    if pictures_before is None:
+    if pictures_before is None or config.distillation:  # a student begins with what its teacher knows
         return None
     training = config.training
     pictures = pictures_before + training.steps * training.batch_size * training.accumulation
