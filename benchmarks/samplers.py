@@ -130,20 +130,28 @@ def plot(means, chain, path):
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(2, 2, figsize=(12, 8), constrained_layout=True)
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(name.split(",")[0] for name in means))}
     for axes, (key, title) in zip(panels.flat, FIGURES.items()):
+        shown = []
         for name, line in means.items():
             points = [(count, values[key]) for count, values in sorted(line.items())
                       if count != chain and key in values]
+            sampler, _, spacing = name.partition(", ")
             if points:
-                axes.semilogx(*zip(*points), "o-", markersize=3, label=name)
+                style = {"": "o-", "log_snr": "o--", "searched": "o:"}[spacing]
+                axes.semilogx(*zip(*points), style, color=colours[sampler], markersize=3, label=name)
+                shown += [value for _, value in points if sampler != "heun"]
         if key in means["ddpm"][chain]:
             axes.axhline(means["ddpm"][chain][key], color="black", linewidth=1, label=f"ddpm, {chain} calls")
+            shown.append(means["ddpm"][chain][key])
+            margin = 0.1 * (max(shown) - min(shown))
+            axes.set_ylim(min(shown) - margin, max(shown) + margin)  # heun's few calls are far below
         ticks = sorted({count for line in means.values() for count in line} - {chain})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set(title=title, xlabel="network calls")
         axes.grid(alpha=0.3)
-    panels[0, 0].legend(fontsize=8)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     panels[1, 1].set_yscale("log")
     figure.savefig(path, dpi=100)
     print(path)
