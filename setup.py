@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
+    "benchmarks": ["matplotlib", "scikit-image"],
     "quickstart": ["scikit-image"],
     "tensorboard": ["tensorboard"],
     "tests": ["pytest", "pytest-xdist", "ruff", "scikit-image", "tensorboard"],
