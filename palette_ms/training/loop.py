@@ -310,6 +310,8 @@ def train(config, resume=None):
     if not resume and any(output.glob(_STATE_PATTERN)):
         raise UserError(f"{output} holds an earlier run: --resume auto goes on with it; "
                         "or give this one another training.output")
+    for half_written in output.glob("*.part"):  # by a process that was killed
+        half_written.unlink()
     trainer = Trainer(config)
     if state:
         trainer.load(state)
