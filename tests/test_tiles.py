@@ -248,7 +248,7 @@ def test_the_command_restores_in_tiles(palette, photo, tmp_path, monkeypatch, ca
     monkeypatch.setattr(sys, "argv", [*arguments, "6"])
     errors.run(palette_ms.sample.main)
     made = np.asarray(Image.open(tmp_path / "out" / "photo.png"))
-    np.testing.assert_array_equal(made, array(palette.restore(photo, tile=SIZE, overlap=6)))
+    np.testing.assert_array_equal(made, array(palette.restore(photo, sampler="dpmpp_2m", tile=SIZE, overlap=6)))
     monkeypatch.setattr(sys, "argv", [*arguments, "16"])
     with pytest.raises(SystemExit) as end:
         errors.run(palette_ms.sample.main)

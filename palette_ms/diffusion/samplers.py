@@ -104,39 +104,47 @@ class NoiseStream:
         return np.stack([rng.standard_normal(self.shape, np.float32) for rng in self.rngs])
 
 
-class Chain(nn.Cell):
-    """The loop over network calls; a pure function of its inputs. What each call does is a row of a `Sampler`'s table.
+class Update(nn.Cell):
+    """What follows a network call, by a row of a `Sampler`'s table; a pure function of its inputs.
 
     Args:
-        unet: the denoiser.
         clip: ŷ₀ is kept in [−1, 1].
         dynamic: ŷ₀ is thresholded dynamically instead, see `Sampling.dynamic_threshold`.
         learned: the network's second half of channels says where between the ends of its range the logarithm of the
             noise's variance lies, −1 lower and 1 upper (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
         stops: pictures whose ŷ₀ moves less than the table's limit are finished.
-
-    Attributes:
-        block: network calls a launch, at most.
     """
 
-    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
+    def __init__(self, clip, dynamic, learned, stops):
         super().__init__()
-        self.unet = unet
         self.clip = clip
         self.dynamic = dynamic
         self.learned = learned
         self.stops = stops
-        self.block = 16
 
-    def ask(self, y, cond, row):
-        """The network's answer at one row of the table: (output, what the weight of the noise is multiplied by)."""
-        x = y if cond is None else ops.concat((cond, y), 1)
-        output = self.unet(x, ops.broadcast_to(row[_TIME], (y.shape[0],)))
-        if not self.learned:
-            return output, ops.ones_like(row[_TIME])
-        output, place = ops.chunk(output, 2, 1)
-        place = (place + 1) / 2
-        return output, ops.exp((1 - place) * row[_ENDS] + place * row[_ENDS + 1])
+    def construct(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
+        """The next y, base, last, older and finished, see `palette_ms.diffusion.solvers`.
+
+        output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask, known and
+        rank: see `Sampler`.
+        """
+        if self.learned:
+            output, place = ops.chunk(output, 2, 1)
+            place = (place + 1) / 2
+            noise = noise * ops.exp((1 - place) * row[_ENDS] + place * row[_ENDS + 1])
+        y_0 = self.bound(row[_A] * y + row[_B] * output, mask, rank)
+        following = (row[_NEXT] * y + row[_NEXT + 1] * base + row[_NEXT + 2] * y_0 + row[_NEXT + 3] * last
+                     + row[_NEXT + 4] * older + row[_NEXT + 5] * noise)
+        base = (row[_BASE] * y + row[_BASE + 1] * base + row[_BASE + 2] * y_0 + row[_BASE + 3] * last
+                + row[_BASE + 4] * older)
+        if self.stops:
+            squares = ops.sum(mask * (y_0 - last) ** 2, (1, 2, 3), True)
+            pixels = ops.maximum(ops.sum(mask * ops.ones_like(y_0), (1, 2, 3), True), ops.ones_like(finished))
+            still = ops.cast(squares < row[_LIMIT] * ops.abs(row[_LIMIT]) * pixels, y.dtype)
+            following = still * y_0 + (1 - still) * following
+            following = finished * y + (1 - finished) * following
+            finished = ops.maximum(finished, still)
+        return mask * following + (1 - mask) * known, base, y_0, last, finished
 
     def bound(self, y_0, mask, rank):
         """ŷ₀ clipped or thresholded."""
@@ -147,34 +155,48 @@ class Chain(nn.Cell):
             return ops.minimum(ops.maximum(y_0, -largest), largest) / largest
         return ops.clamp(y_0, -1, 1) if self.clip else y_0
 
-    def construct(self, y, base, last, older, finished, cond, mask, known, rank, noise, rows, count):
-        """`count` calls, at the rows of `rows`, with noise[i] at the i-th and the known pixels put back after it.
 
-        y, base, last, older: (N, 3, H, W), see `palette_ms.diffusion.solvers`. finished (N, 1, 1, 1): 1 for pictures
-        that stay as they are. mask, known, rank: see `Sampler`. Returns the first five, moved on.
-        """
+class Chain(nn.Cell):
+    """The loop over network calls.
+
+    Args:
+        unet: the denoiser: a Cell, compiled with the loop into one graph, or another function of Tensors.
+        clip, dynamic, learned, stops: see `Update`.
+
+    Attributes:
+        block: network calls a launch, at most.
+    """
+
+    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
+        super().__init__()
+        self.unet = unet
+        self.update = Update(clip, dynamic, learned, stops)
+        self.stops = stops
+        self.block = 16 if isinstance(unet, nn.Cell) else 1
+
+    def construct(self, y, base, last, older, finished, cond, mask, known, rank, noise, rows, count):
+        """`count` calls, at the rows of `rows`, with noise[i] for the i-th; the first five inputs, moved on."""
         i = ops.zeros_like(count)
         moving = ops.ones_like(count)
         while i < count * moving:
             row = rows[i]
-            output, factor = self.ask(y, cond, row)
-            y_0 = self.bound(row[_A] * y + row[_B] * output, mask, rank)
-            following = (row[_NEXT] * y + row[_NEXT + 1] * base + row[_NEXT + 2] * y_0 + row[_NEXT + 3] * last
-                         + row[_NEXT + 4] * older + row[_NEXT + 5] * factor * noise[i])
-            base = (row[_BASE] * y + row[_BASE + 1] * base + row[_BASE + 2] * y_0 + row[_BASE + 3] * last
-                    + row[_BASE + 4] * older)
+            x = y if cond is None else ops.concat((cond, y), 1)
+            output = self.unet(x, ops.broadcast_to(row[_TIME], (y.shape[0],)))
+            y, base, last, older, finished = self.update(output, y, base, last, older, finished, mask, known, rank,
+                                                         noise[i], row)
             if self.stops:
-                squares = ops.sum(mask * (y_0 - last) ** 2, (1, 2, 3), True)
-                pixels = ops.maximum(ops.sum(mask * ops.ones_like(y_0), (1, 2, 3), True), ops.ones_like(finished))
-                still = ops.cast(squares < row[_LIMIT] * ops.abs(row[_LIMIT]) * pixels, y.dtype)
-                following = still * y_0 + (1 - still) * following
-                following = finished * y + (1 - finished) * following
-                finished = ops.maximum(finished, still)
                 moving = ops.cast(ops.sum(1 - finished) > 0, count.dtype)
-            older, last = last, y_0
-            y = mask * following + (1 - mask) * known
             i = i + 1
         return y, base, last, older, finished
+
+    def launch(self, state, cond, mask, known, rank, noise, rows, count):
+        """`construct` on arrays; of another function than a Cell, one call, after which a compiled `Update` comes."""
+        if isinstance(self.unet, nn.Cell):
+            return self(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
+        y = state[0]
+        x = y if cond is None else Tensor(np.concatenate((cond.asnumpy(), y.asnumpy()), 1))
+        output = self.unet(x, Tensor(np.full(len(y), rows[0, _TIME])))
+        return self.update(output, *state, mask, known, rank, Tensor(noise[0]), Tensor(rows[0]))
 
 
 class Sampler:
@@ -243,8 +265,6 @@ class Sampler:
         mask = ops.ones((1, 1, 1, 1), y.dtype) if mask is None else Tensor(mask)
         zeros = ops.zeros_like(y)
         state = y, y, zeros, zeros, ops.zeros((y.shape[0], 1, 1, 1), y.dtype)
-        # A denoiser that cannot be compiled: the same lines, run by Python.
-        chain = self.chain if isinstance(self.chain.unet, nn.Cell) else self.chain.construct
         size = min(max(1, _BLOCK_BYTES // (4 * y.size)), self.chain.block)
         block = min(size, -(-self.num_steps // _REPORTS)) if progress else size
         for done in range(0, self.num_steps, block):
@@ -254,7 +274,7 @@ class Sampler:
             for i in range(count):
                 if self.noisy[done + i]:
                     noise[i] = stream.draw()
-            state = chain(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
+            state = self.chain.launch(state, cond, mask, known, rank, noise, rows, count)
             if progress:
                 state[0].asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
                 progress(count)
@@ -303,10 +323,11 @@ class DDPMSampler(Sampler):
 
         Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
         """
-        row = Tensor(self.table[len(self.table) - 1 - t])
-        output, factor = self.chain.ask(y_t, cond, row)
-        y_0 = self.chain.bound(row[_A] * y_t + row[_B] * output, None, None)
-        return row[_NEXT] * y_t + row[_NEXT + 2] * y_0 + row[_NEXT + 5] * factor * noise
+        row, everywhere, nothing = Tensor(self.table[-1 - t]), ops.ones((1, 1, 1, 1)), ops.zeros_like(y_t)
+        x = y_t if cond is None else ops.concat((cond, y_t), 1)
+        output = self.chain.unet(x, ops.broadcast_to(row[_TIME], (y_t.shape[0],)))
+        return self.chain.update.construct(output, y_t, nothing, nothing, nothing, None, everywhere, nothing, None,
+                                           noise, row)[0]
 
 
 def create_chain(unet, diffusion, sampling):
