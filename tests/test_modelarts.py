@@ -138,10 +138,10 @@ def test_two_hosts_meet_at_the_first_and_only_it_sends_results(platform):
     for host in (0, 1):
         done = platform.boot("--data_url=obs://bucket/photos", "--train_url=obs://bucket/run", host=host,
                              MA_NUM_HOSTS="2", MA_NUM_GPUS="4", VC_TASK_INDEX=str(host), ACT=act,
-                             VC_WORKER_HOSTS="job-worker-0.job,job-worker-1.job", RANK_TABLE_FILE="/none", RANK_ID="9")
+                             VC_WORKER_HOSTS="localhost,job-worker-1.job", RANK_TABLE_FILE="/none", RANK_ID="9")
         assert done.returncode == 0, done.stderr
         started = platform.started(host)
-        assert started["argv"][:5] == ["--worker_num=8", "--local_worker_num=4", "--master_addr=job-worker-0.job",
+        assert started["argv"][:5] == ["--worker_num=8", "--local_worker_num=4", "--master_addr=localhost",
                                        "--master_port=8118", f"--node_rank={host}"]
         assert f"--tail_worker_log={4 * host}" in started["argv"]
         assert not {"RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE"} & started["environ"].keys()
@@ -315,6 +315,24 @@ def test_the_cluster_is_read_from_the_platforms_environment(tmp_path, environ, c
 def test_an_environment_that_does_not_fit_together_is_refused(environ, message):
     with pytest.raises(UserError, match=message):
         boot.read_cluster(environ)
+
+
+def test_a_host_whose_name_is_not_known_yet_is_waited_for(monkeypatch):
+    answers = [OSError("not known"), OSError("not known"), ["address"]]
+
+    def look_up(*_):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(boot.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(boot.time, "sleep", lambda seconds: None)
+    assert boot.wait_for_name("job-worker-0") == ["address"]
+    answers[:] = [OSError("not known")]
+    monkeypatch.setattr(boot, "_NAME_SECONDS", -1)
+    with pytest.raises(UserError, match="job-worker-0, is not to be found"):
+        boot.wait_for_name("job-worker-0")
 
 
 def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from palette_ms.modelarts.storage import Mirror, fetch, is_remote
 CODE = Path(__file__).resolve().parents[2]
 SEND_SECONDS = 20  # between looks for new files to send
 _LAST_TRIES = 3  # to send what is left, after the training's end
+_NAME_SECONDS = 600  # for the first host to be known by its name
 _PORT = 8118
 _MODULES = ("cv2", "PIL", "safetensors", "scipy", "tqdm", "yaml")
 # The platform sets these for a program that runs once a card; msrun sets its own.
@@ -64,6 +66,22 @@ def read_cluster(environ):
         raise UserError(f"MA_NUM_HOSTS is {hosts}, VC_WORKER_HOSTS names {len(names)} hosts and VC_TASK_INDEX is "
                         f"{environ.get('VC_TASK_INDEX', 'not set')}: they do not fit together")
     return Cluster(hosts, cards, index, names[0])
+
+
+def wait_for_name(host):
+    """Wait until a host's name is known to the network: its container may start later than this one.
+
+    Raises:
+        UserError: it is not after ten minutes.
+    """
+    end = time.monotonic() + _NAME_SECONDS
+    while True:
+        try:
+            return socket.getaddrinfo(host, None)
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(f"the first host, {host}, is not to be found: {error}") from None
+        time.sleep(2)
 
 
 def _from_rank_table(path, environ):
@@ -244,6 +262,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     _say(f"host {cluster.index} of {cluster.hosts} with {cluster.cards} cards, host 0 is {cluster.master}; "
          f"copies in {work}")
+    wait_for_name(cluster.master)
     data = fetch(named.data_url, work / "data").absolute() if named.data_url else None
     output = mirror = None
     logs = f"logs/host{cluster.index}_{time.strftime('%Y%m%d_%H%M%S')}"
