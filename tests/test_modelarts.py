@@ -114,15 +114,16 @@ def test_one_host_trains_on_all_its_cards_with_data_from_obs(platform, repositor
                          ACT="(output / 'model.safetensors').write_text('weights')")
     assert done.returncode == 0, done.stderr
     work, argv = platform.folder / "host0" / "work", platform.started()["argv"]
+    photos, output = work / "data" / "obs_bucket_photos" / "photos", work / "output" / "obs_bucket_run"
     log_dir, = (word for word in argv if word.startswith("--log_dir="))
-    assert re.fullmatch(rf"--log_dir={work}/output/logs/host0_\d{{8}}_\d{{6}}", log_dir)
+    assert re.fullmatch(rf"--log_dir={output}/logs/host0_\d{{8}}_\d{{6}}", log_dir)
     assert [word for word in argv if word != log_dir] == [
         "--worker_num=8", "--local_worker_num=8", "--master_addr=127.0.0.1", "--master_port=8118", "--node_rank=0",
-        "--join=True", "--tail_worker_log=0", "python", "-m", "palette_ms.train",
+        "--join=True", "--tail_worker_log=0", "python3", "-m", "palette_ms.train",
         "--config", f"{repository}/configs/quickstart.yaml", "--resume", "auto", "--device", "Ascend",
-        f"data.path={work}/data/photos", "training.steps=6", "data.min_scale=0.5", "training.log_every=2",
-        f"training.output={work}/output"]
-    assert (work / "data" / "photos" / "one.png").is_file()
+        f"data.path={photos}", "training.steps=6", "data.min_scale=0.5", "training.log_every=2",
+        f"training.output={output}"]
+    assert (photos / "one.png").is_file()
     assert platform.stored("run") == {"model.safetensors"}
     assert "ignored: --num_gpus=8" in done.stderr
 
@@ -162,6 +163,22 @@ def test_a_restarted_job_finds_its_states_and_log_again(platform):
     assert "--resume auto" in " ".join(platform.started()["argv"])
     assert platform.stored("run") == {"state_0000004.safetensors", "state_0000006.safetensors", "log.jsonl",
                                       "model.safetensors", "samples/step_0000002.png"}
+
+
+def test_several_hosts_start_from_the_state_that_all_of_them_can_have(platform):
+    """In a container that is kept, host 0 may hold a state that it could not send before it was killed."""
+    (platform.obs / "bucket" / "run").mkdir()
+    (platform.obs / "bucket" / "run" / "state_0000002.safetensors").write_text("2")
+    output = platform.folder / "host0" / "work" / "output" / "obs_bucket_run"
+    output.mkdir(parents=True)
+    for hosts, here in ((1, ["state_0000002.safetensors", "state_0000004.safetensors"]),
+                        (2, ["state_0000002.safetensors"])):
+        (output / "state_0000004.safetensors").write_text("4")
+        done = platform.boot("--train_url=obs://bucket/run", MA_NUM_HOSTS=str(hosts), MA_NUM_GPUS="1",
+                             VC_TASK_INDEX="0", VC_WORKER_HOSTS=",".join(["localhost", "other"][:hosts]))
+        assert done.returncode == 0, done.stderr
+        assert platform.started()["here"] == here
+        (platform.obs / "bucket" / "run" / "state_0000004.safetensors").unlink(missing_ok=True)
 
 
 def test_local_paths_are_used_as_they_are_and_need_no_moxing(platform):
@@ -230,7 +247,7 @@ def test_sigterm_lets_the_workers_save_and_sends_what_they_saved(platform):
                                str(work))
     process = subprocess.Popen(command, env=platform.environ(ACT=act), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not (work / "output" / "ready").exists() and time.monotonic() < deadline:
+    while not (work / "output" / "obs_bucket_run" / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
@@ -278,7 +295,7 @@ def test_a_whole_copy_is_not_fetched_twice_and_a_broken_off_one_is(platform, mox
 
     copies, copy = [], moxing.file.copy_parallel
     monkeypatch.setattr(moxing.file, "copy_parallel", lambda *paths: copies.append(paths) or copy(*paths))
-    (tmp_path / "data" / "photos").mkdir(parents=True)  # what was there when the job was killed
+    (tmp_path / "data" / "obs_bucket_photos" / "photos").mkdir(parents=True)  # what was there when the job was killed
     for _ in range(2):
         folder = fetch("obs://bucket/photos", tmp_path / "data")
         assert [path.name for path in folder.iterdir()] == ["one.png"]
@@ -400,6 +417,10 @@ class Api(BaseHTTPRequestHandler):
             self.answer(200, {"content": log, "current_size": size, "full_size": size})
             return
         self.server.looks += 1
+        if self.server.looks == 2 and not self.server.stumbled:
+            self.server.looks, self.server.stumbled = 1, True
+            self.answer(503, {"error_code": "ModelArts.0102", "error_msg": "busy"})
+            return
         phase = ("Pending", "Running", self.server.end)[min(self.server.looks, 3) - 1]
         failed = [{"task": "worker-0", "exit_code": 2, "message": "no pictures"}] if phase == "Failed" else []
         tasks = [] if phase == "Pending" else ["worker-0"]
@@ -421,7 +442,7 @@ class Api(BaseHTTPRequestHandler):
 @pytest.fixture
 def api():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.seen, server.looks, server.refuse, server.end = [], 0, False, "Completed"
+    server.seen, server.looks, server.refuse, server.end, server.stumbled = [], 0, False, "Completed", False
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -464,6 +485,7 @@ def test_a_job_is_submitted_and_followed_to_its_end(repository, tmp_path, api):
     assert body["metadata"] == {"name": "test-job", "annotations": {"fault-tolerance/job-retry-num": "2"}}
     assert done.stdout == "step 1 é\nstep 2\n"
     assert re.findall(r"job job-1: (\w+)", done.stderr) == ["Pending", "Running", "Completed"]
+    assert done.stderr.count("no answer, asking again") == 1
     sent = json.dumps([seen for seen in api.seen])
     assert "the-secret" not in sent and "the-secret" not in done.stdout + done.stderr
 

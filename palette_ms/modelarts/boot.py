@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from palette_ms.errors import UserError
-from palette_ms.modelarts.storage import Mirror, fetch, is_remote
+from palette_ms.modelarts.storage import Mirror, fetch, is_remote, local_folder
 
 CODE = Path(__file__).resolve().parents[2]
 SEND_SECONDS = 20  # between looks for new files to send
@@ -159,7 +159,7 @@ def msrun_command(cluster, logs, arguments):
     return [msrun, f"--worker_num={cluster.hosts * cluster.cards}", f"--local_worker_num={cluster.cards}",
             f"--master_addr={cluster.master}", f"--master_port={_PORT}", f"--node_rank={cluster.index}",
             f"--log_dir={logs}", "--join=True", f"--tail_worker_log={cluster.index * cluster.cards}",
-            "python", "-m", "palette_ms.train", *arguments]
+            "python3", "-m", "palette_ms.train", *arguments]
 
 
 def worker_environment(environ):
@@ -267,9 +267,10 @@ def main():
     output = mirror = None
     logs = f"logs/host{cluster.index}_{time.strftime('%Y%m%d_%H%M%S')}"
     if named.train_url and is_remote(named.train_url):
-        output = work / "output"
+        output = local_folder(work / "output", named.train_url)
         mirror = Mirror(output, named.train_url)
-        mirror.fetch(("state_*.safetensors", "log.jsonl"))
+        # Several hosts must start from one state, and what only one of them has cannot be it.
+        mirror.fetch(("state_*.safetensors", "log.jsonl"), exactly=cluster.hosts > 1)
         if cluster.index:  # host 0 writes the results
             mirror = Mirror(output / logs, f"{mirror.url}/{logs}")
     elif named.train_url:

@@ -73,8 +73,7 @@ def sdk():
     try:
         from huaweicloudsdkmodelarts import v1
     except ImportError:
-        raise UserError('ModelArts\' SDK is not installed: pip install "palette_ms[modelarts]", '
-                        "or pip install huaweicloudsdkmodelarts") from None
+        raise UserError("ModelArts' SDK is not installed: pip install huaweicloudsdkmodelarts") from None
     return v1
 
 
@@ -164,8 +163,11 @@ def follow(client, job_id, seconds):
         seconds: between questions.
 
     Returns: the state that it ended in, and what the platform says of its tasks where they failed.
+
+    Raises:
+        UserError: the platform refuses to tell. Where it does not answer, it is asked again.
     """
-    from huaweicloudsdkcore.exceptions.exceptions import ConnectionException, RequestTimeoutException
+    from huaweicloudsdkcore.exceptions.exceptions import SdkException
 
     request = sdk().ShowTrainingJobDetailsRequest(training_job_id=job_id)
     phase, shown = None, 0
@@ -174,7 +176,9 @@ def follow(client, job_id, seconds):
             status = client.show_training_job_details(request).status
             if status.tasks:
                 shown = _show_log(client, job_id, status.tasks[0], shown)
-        except (ConnectionException, RequestTimeoutException) as error:
+        except SdkException as error:
+            if getattr(error, "status_code", None) in (400, 401, 403, 404):
+                raise UserError(f"ModelArts does not tell of job {job_id}: {error.error_msg}") from None
             print(f"no answer, asking again: {error.error_msg}", file=sys.stderr)
         else:
             if status.phase != phase:

@@ -1,5 +1,6 @@
 """OBS, by way of moxing, which comes with ModelArts' images. Local paths are taken as they are."""
 
+import re
 from pathlib import Path
 
 from palette_ms.errors import UserError
@@ -33,19 +34,24 @@ def fetch(path, folder):
             raise UserError(f"no such file or folder: {path}")
         return Path(path)
     files, url = _files(path), path.rstrip("/")
-    target = Path(folder) / url.rpartition("/")[2]
-    whole = target.with_name(f"{target.name}.fetched")
-    if whole.exists() and whole.read_text() == url:
+    folder = local_folder(folder, url)
+    target, whole = folder / url.rpartition("/")[2], folder / "fetched"
+    if whole.exists():
         return target
     if not files.exists(url):
         raise UserError(f"there is nothing at {path}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if files.is_directory(url):
         files.copy_parallel(url, str(target))
     else:
         files.copy(url, str(target))
-    whole.write_text(url)
+    whole.touch()
     return target
+
+
+def local_folder(folder, url):
+    """Where what belongs to one path in OBS has its place below a folder, apart from what belongs to others."""
+    return Path(folder) / re.sub(r"\W+", "_", url).strip("_")
 
 
 class Mirror:
@@ -62,11 +68,15 @@ class Mirror:
         self._sent = {}  # name → (size, time) of what lies in OBS
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def fetch(self, patterns):
-        """Copy files that are there and not here; `patterns` are those of `Path.match`, for names without folders."""
-        if not self._files.exists(self.url):
-            return
-        for name in self._files.list_directory(self.url):
+    def fetch(self, patterns, exactly=False):
+        """Copy files that are there and not here.
+
+        Args:
+            patterns: which, as in `Path.glob`, in the folder itself.
+            exactly: remove here what is not there.
+        """
+        there = self._files.list_directory(self.url) if self._files.exists(self.url) else ()
+        for name in there:
             path = self.folder / name
             if any(path.match(pattern) for pattern in patterns):
                 if not path.exists():
@@ -74,6 +84,10 @@ class Mirror:
                     self._files.copy(f"{self.url}/{name}", str(part))
                     part.replace(path)
                 self._sent[name] = _state(path)
+        if exactly:
+            for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
+                if path.name not in there:
+                    path.unlink()
 
     def send(self):
         """Copy what is new or has changed, then remove there what was removed here.
