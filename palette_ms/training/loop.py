@@ -331,6 +331,9 @@ def train(config, resume=None):
                         "must be one folder for all hosts, or the same on each of them")
     if state:
         say(f"resumed from {state.path} at step {trainer.step}")
+    if runtime.ranks() > 1:
+        say(f"a step is {config.training.batch_size} × {config.training.accumulation} pictures on each of "
+            f"{runtime.ranks()} ranks")
     warning = advice(config, trainer.pictures_before)
     if warning:
         say(f"warning: {warning}")
