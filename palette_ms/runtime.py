@@ -23,7 +23,7 @@ from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
 
-_rank, _ranks = 0, 1
+_rank, _ranks, _met = 0, 1, False
 
 
 def device():
@@ -100,13 +100,14 @@ def setup(wanted="auto", seed=None):
 
 
 def _meet():
-    global _rank, _ranks
-    if "MS_ROLE" not in os.environ or _ranks > 1:  # set by msrun
+    global _rank, _ranks, _met
+    if _met or "MS_ROLE" not in os.environ:  # set by msrun
         return
     from mindspore import communication
 
     communication.init()  # msrun's scheduler ends in here
     _rank, _ranks = communication.get_rank(), communication.get_group_size()
+    _met = True
 
 
 def rank():

@@ -377,7 +377,7 @@ def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):
         boot.install_requirements()
 
 
-def test_the_boot_file_trains_with_the_real_msrun_and_goes_on_after_a_restart(platform, tmp_path):
+def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(platform, tmp_path):
     (platform.folder / "bin" / "msrun").unlink()
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump({
@@ -385,14 +385,23 @@ def test_the_boot_file_trains_with_the_real_msrun_and_goes_on_after_a_restart(pl
                   "norm_groups": 4},
         "tasks": [{"name": "colorization"}], "data": {"image_size": 16, "workers": 1},
         "training": {"batch_size": 2, "sample_every": 0, "save_every": 2}}))
-    for steps in (2, 4):
-        done = platform.boot("--config", str(config), "--data_url=obs://bucket/photos",
-                             "--train_url=obs://bucket/run", "--device=CPU", f"--training.steps={steps}")
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"resumed from \S*state_0000002.safetensors at step 2", done.stdout)
-    run = platform.obs / "bucket" / "run"
-    assert Checkpoint(run / "model.safetensors").step == 4
-    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [2, 4]
+    arguments = ["--config", str(config), "--data_url=obs://bucket/photos", "--train_url=obs://bucket/run",
+                 "--device=CPU"]
+    run, work = platform.obs / "bucket" / "run", platform.folder / "host0" / "work"
+    process = subprocess.Popen(platform.command(*arguments, "--work_dir", str(work)), env=platform.environ(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(work.glob("output/*/state_*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) == 143
+    step = Checkpoint(max(run.glob("state_*.safetensors"))).step
+    done = platform.boot(*arguments, f"--training.steps={step + 2}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"resumed from \S*state_{step:07d}.safetensors at step {step}$", done.stdout, re.M)
+    assert Checkpoint(run / "model.safetensors").step == step + 2
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps[-2:] == [step, step + 2]
 
 
 # Submitting
