@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from textwrap import dedent
 
@@ -377,14 +378,19 @@ def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):
         boot.install_requirements()
 
 
-def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(platform, tmp_path):
-    (platform.folder / "bin" / "msrun").unlink()
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump({
+def tiny_config(folder):
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({
         "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [],
                   "norm_groups": 4},
         "tasks": [{"name": "colorization"}], "data": {"image_size": 16, "workers": 1},
         "training": {"batch_size": 2, "sample_every": 0, "save_every": 2}}))
+    return path
+
+
+def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(platform, tmp_path):
+    (platform.folder / "bin" / "msrun").unlink()
+    config = tiny_config(tmp_path)
     arguments = ["--config", str(config), "--data_url=obs://bucket/photos", "--train_url=obs://bucket/run",
                  "--device=CPU"]
     run, work = platform.obs / "bucket" / "run", platform.folder / "host0" / "work"
@@ -402,6 +408,48 @@ def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(p
     assert Checkpoint(run / "model.safetensors").step == step + 2
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps[-2:] == [step, step + 2]
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces on one cable, in place of machines: (name, address) of each."""
+    hosts = [(f"palette{os.getpid()}_{host}", f"10.99.0.{host + 1}") for host in (0, 1)]
+    (first, _), (second, _) = hosts
+    commands = [f"netns add {first}", f"netns add {second}",
+                f"link add eth0 netns {first} type veth peer name eth0 netns {second}"]
+    for name, address in hosts:
+        commands += [f"-n {name} addr add {address}/24 dev eth0", f"-n {name} link set eth0 up",
+                     f"-n {name} link set lo up"]
+    try:
+        for command in commands:
+            try:
+                subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                pytest.skip("this machine gives no network namespaces")
+        yield hosts
+    finally:
+        for name, _ in hosts:
+            with suppress(OSError):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_hosts_train_together_with_the_real_msrun(platform, two_hosts, tmp_path):
+    (platform.folder / "bin" / "msrun").unlink()
+    addresses = ",".join(address for _, address in two_hosts)
+    processes = []
+    for host, (name, _) in enumerate(two_hosts):
+        command = platform.command("--config", str(tiny_config(tmp_path)), "--data_url=obs://bucket/photos",
+                                   "--train_url=obs://bucket/run", "--device=CPU", "--training.steps=2",
+                                   "--work_dir", str(platform.folder / f"host{host}" / "work"))
+        environ = platform.environ(host, MA_NUM_HOSTS="2", MA_NUM_GPUS="1", VC_TASK_INDEX=str(host),
+                                   VC_WORKER_HOSTS=addresses)
+        processes.append(subprocess.Popen(["ip", "netns", "exec", name, *command], env=environ, text=True,
+                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    output = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    assert all(f"rank {host} of 2" in text for host, text in enumerate(output))
+    model = Checkpoint(platform.obs / "bucket" / "run" / "model.safetensors")
+    assert (model.step, model.pictures) == (2, 2 * 2 * 2)
 
 
 # Submitting
