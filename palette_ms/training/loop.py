@@ -322,7 +322,7 @@ def train(config, resume=None):
         raise UserError(f"{output} holds an earlier run: --resume auto goes on with it; "
                         "or give this one another training.output")
     for half_written in output.glob("*.part"):  # by a process that was killed
-        half_written.unlink()
+        half_written.unlink(missing_ok=True)  # another rank may be quicker
     trainer = Trainer(config)
     if state:
         trainer.load(state)
