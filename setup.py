@@ -4,9 +4,10 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     "benchmarks": ["matplotlib", "scikit-image"],
+    "modelarts": ["huaweicloudsdkmodelarts"],
     "quickstart": ["scikit-image"],
     "tensorboard": ["tensorboard"],
-    "tests": ["pytest", "pytest-xdist", "ruff", "scikit-image", "tensorboard"],
+    "tests": ["huaweicloudsdkmodelarts", "pytest", "pytest-xdist", "ruff", "scikit-image", "tensorboard"],
 }
 
 setup(

@@ -2,7 +2,10 @@
 
     python benchmarks/speed.py [--config configs/palette_62m.yaml] [--size 64] [--batch 1] [--repeats 7]
 
-Prints the median and the range of several runs after the first (which compiles), and the time of the first.
+Prints the median and the range of several runs after the first (which compiles), and the time of the first. Under
+msrun, the step is that of all ranks together, each with a batch of its own:
+
+    msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=logs python benchmarks/speed.py …
 """
 
 import argparse
@@ -55,7 +58,7 @@ def main():
     unet.set_train(False)
     measure("forward", lambda: unet(x, gamma).asnumpy(), args.repeats)
     optimizer = nn.Adam(unet.trainable_params(), 1e-4)
-    step = TrainStep(DiffusionLoss(unet), optimizer, list(average.get_parameters())).set_train()
+    step = TrainStep(DiffusionLoss(unet), optimizer, list(average.get_parameters()), ranks=runtime.ranks()).set_train()
     measure("training step", lambda: step(y_0, cond, noise, gamma)[0].asnumpy(), args.repeats)
 
 

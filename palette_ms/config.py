@@ -224,6 +224,14 @@ def load_config(path, overrides=()):
     Raises:
         UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of range.
     """
+    raw = read_yaml(path)
+    for override in overrides:
+        apply_override(raw, override)
+    return config_from_dict(raw, str(path))
+
+
+def read_yaml(path):
+    """The sections and keys of a YAML file as a dict. Raises UserError: no such file, not YAML, no keys."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -232,18 +240,20 @@ def load_config(path, overrides=()):
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if raw is not None and not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections ({', '.join(f.name for f in dataclasses.fields(Config))})")
-    raw = raw or {}
-    for override in overrides:
-        apply_override(raw, override)
-    return config_from_dict(raw, str(path))
+        raise UserError(f"{path}: expected sections or keys with values")
+    return raw or {}
 
 
 def config_from_dict(raw, where):
     """A `Config` from nested dicts; `where` begins every error message."""
-    config = _build(Config, raw, where, "")
+    config = from_dict(Config, raw, where)
     _check_ranges(config, where)
     return config
+
+
+def from_dict(kind, raw, where):
+    """A dataclass from nested dicts, with types checked; `where` begins every error message."""
+    return _build(kind, raw, where, "")
 
 
 def apply_override(raw, override):

@@ -1,4 +1,7 @@
-"""The one place that knows the machine: environment, device, mode, seeds."""
+"""The one place that knows the machine: environment, device, mode, seeds, ranks.
+
+Ranks are the processes that msrun starts, one a card; a process that it did not start is rank 0 of 1.
+"""
 
 import os
 
@@ -8,6 +11,9 @@ import os
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # Errors only: MindSpore's warnings about missing accelerators fill pages on a machine that has none.
 os.environ.setdefault("GLOG_v", "3")
+# Seconds for which ranks on CPUs wait for each other. The 30 of MindSpore end a training while rank 0 makes sample
+# pictures; HCCL waits 1800 as well.
+os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
 import logging  # noqa: E402
 import re  # noqa: E402
@@ -16,6 +22,8 @@ import sys  # noqa: E402
 from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
+
+_rank, _ranks, _met = 0, 1, False
 
 
 def device():
@@ -51,6 +59,8 @@ def _available(name):
 def setup(wanted="auto", seed=None):
     """Choose the device, switch to graph mode and say in one line on stderr which device it is and why.
 
+    Where msrun started this process, the other ranks are met here.
+
     Args:
         wanted: "auto" (Ascend, then GPU, then CPU), or one of `DEVICES` in any case.
         seed: seeds MindSpore's own generators (weights' initial values, dropout) where given.
@@ -81,7 +91,45 @@ def setup(wanted="auto", seed=None):
         if running_on != name:
             raise UserError(f"this process already computes on {running_on}; {name} needs a new one") from None
     ms.set_context(mode=ms.GRAPH_MODE)
+    _meet()
     if seed is not None:
         ms.set_seed(seed)
-    print(f"device: {name} ({why})", file=sys.stderr)
+    among = f", rank {_rank} of {_ranks}" if _ranks > 1 else ""
+    print(f"device: {name} ({why}){among}", file=sys.stderr)
     return name
+
+
+def _meet():
+    global _rank, _ranks, _met
+    if _met or "MS_ROLE" not in os.environ:  # set by msrun
+        return
+    from mindspore import communication
+
+    communication.init()  # msrun's scheduler ends in here
+    _rank, _ranks = communication.get_rank(), communication.get_group_size()
+    _met = True
+
+
+def rank():
+    """This process's place among the ranks, from 0; known after `setup`."""
+    return _rank
+
+
+def ranks():
+    """How many processes compute together; known after `setup`."""
+    return _ranks
+
+
+def sum_over_ranks(values):
+    """Sums over all ranks, which all must call it, as an array of the same shape, float32.
+
+    The call returns once every rank has made it, so that it serves as a meeting point too.
+    """
+    import numpy as np
+
+    values = np.asarray(values, np.float32)
+    if _ranks == 1:
+        return values
+    from mindspore import Tensor, ops
+
+    return ops.AllReduce()(Tensor(values.reshape(-1))).asnumpy().reshape(values.shape)

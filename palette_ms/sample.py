@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from palette_ms import errors
+from palette_ms import errors, runtime
 from palette_ms.data.images import list_images, save_atomically
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
@@ -65,6 +65,8 @@ def main():
             raise UserError("this model makes pictures from nothing: leave --input out")
         if args.tile is not None or args.overlap is not None:
             raise UserError("--tile and --overlap are for models that restore pictures")
+        if runtime.rank() > 0:
+            return
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
                                        **sampling(args, palette))
@@ -106,7 +108,7 @@ def inputs(source, output):
 def restore(palette, work, args):
     task = args.task or default_task(palette.tasks, args)
     failed, options = 0, sampling(args, palette, task)
-    for picture, target in work:
+    for picture, target in work[runtime.rank()::runtime.ranks()]:
         try:
             if picture.resolve() == target.with_suffix(".png").resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
@@ -121,6 +123,7 @@ def restore(palette, work, args):
             print(f"skipped: {error}", file=sys.stderr)
             continue
         write(results, target)
+    failed = int(runtime.sum_over_ranks(failed))  # msrun kills all ranks once one fails: none may before all are done
     if failed:
         raise UserError(f"{failed} of {len(work)} pictures could not be restored")
 

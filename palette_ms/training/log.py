@@ -12,18 +12,21 @@ class TrainingLog:
     """Context manager around a run.
 
     Args:
-        folder: `log.jsonl` is appended to there, one object a line; TensorBoard's files lie in `tensorboard/`.
+        folder: `log.jsonl` is appended to there, one object a line; TensorBoard's files lie in `tensorboard/`. None:
+            no files.
         first, last: step numbers, for the bar.
     """
 
     def __init__(self, folder, first, last):
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / "log.jsonl", "a", encoding="utf-8")
+        self._file = self._writer = None
+        if folder is not None:
+            folder = Path(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / "log.jsonl", "a", encoding="utf-8")
+            self._writer = _tensorboard(folder / "tensorboard")
         # Where stderr is a file, a bar would leave thousands of half lines: print one line for each record instead.
         self._bar = tqdm(total=last, initial=first, unit="step", dynamic_ncols=True, disable=None)
         self._last = last
-        self._writer = _tensorboard(folder / "tensorboard")
         self._time, self._step = time.monotonic(), first
 
     def __enter__(self):
@@ -31,7 +34,8 @@ class TrainingLog:
 
     def __exit__(self, *_):
         self._bar.close()
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._writer:
             self._writer.close()
 
@@ -45,8 +49,9 @@ class TrainingLog:
         speed = (step - self._step) / max(now - self._time, 1e-9)
         self._time, self._step = now, step
         values["steps_per_second"] = round(speed, 3)
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
-        self._file.flush()
+        if self._file:
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+            self._file.flush()
         if self._writer:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)

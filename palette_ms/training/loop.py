@@ -64,7 +64,7 @@ class Trainer:
             diffusion = dataclasses.replace(diffusion, distilled=halved(steps))
             config = dataclasses.replace(config, diffusion=diffusion)
         self.config = config
-        self.batches = self.shown = TrainingBatches(config)
+        self.batches = self.shown = TrainingBatches(config, runtime.rank(), runtime.ranks())
         if config.data.validation:
             data = dataclasses.replace(config.data, path=config.data.validation)
             self.shown = TrainingBatches(dataclasses.replace(config, data=data))
@@ -92,7 +92,8 @@ class Trainer:
         self.optimizer = nn.Adam(self.unet.trainable_params(),
                                  WarmUp(training.learning_rate, training.warmup_steps))
         self.step_cell = TrainStep(loss, self.optimizer, list(self.ema.get_parameters()), training.ema_decay,
-                                   training.max_grad_norm, training.accumulation, training.precision == "float16")
+                                   training.max_grad_norm, training.accumulation, training.precision == "float16",
+                                   runtime.ranks())
         self.step_cell.set_train()
         if self.teacher:
             self.teacher.set_train(False)  # no dropout
@@ -121,7 +122,7 @@ class Trainer:
         if self.pictures_before is None:
             return None
         training = self.config.training
-        return self.pictures_before + self.step * training.batch_size * training.accumulation
+        return self.pictures_before + self.step * training.batch_size * training.accumulation * runtime.ranks()
 
     def save(self, path, with_optimizer):
         """Write a checkpoint; with the optimizer it is a training state that a run can go on from."""
@@ -154,6 +155,8 @@ class Trainer:
     def run(self):
         """Train to `training.steps` or `training.max_minutes`, whichever comes first.
 
+        Of several ranks, rank 0 alone writes. All leave the loop at the same step, whichever was interrupted.
+
         Writes states, `model.safetensors`, `log.jsonl` and `samples/` into `training.output`.
 
         Returns: path of the model.
@@ -163,7 +166,9 @@ class Trainer:
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
         losses, norms, skipped = [], [], 0
         batches = self.batches.iterate(self.step * training.accumulation)
-        with closing(batches), _interrupts() as interrupted, TrainingLog(output, self.step, training.steps) as log:
+        writes = runtime.rank() == 0
+        log = TrainingLog(output if writes else None, self.step, training.steps)
+        with closing(batches), _interrupts() as interrupted, log:
             log.say("the first step is compiled, which takes from seconds to a minute ...")
             done = self.step >= training.steps
             while not done:
@@ -174,8 +179,9 @@ class Trainer:
                 skipped += not finite.asnumpy()
                 self.step += 1
                 log.advance()
-                stop = interrupted.is_set()  # read once: it may come at any line below
-                done = self.step >= training.steps or time.monotonic() > end or stop
+                # Read once: it may come at any line below, and the ranks must agree.
+                stop, late = runtime.sum_over_ranks([interrupted.is_set(), time.monotonic() > end]) > 0
+                done = self.step >= training.steps or late or stop
                 if done or self.step % training.log_every == 0:
                     log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                     losses, norms, skipped = [], [], 0
@@ -187,15 +193,18 @@ class Trainer:
                 if stop:
                     log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
                     raise KeyboardInterrupt
-                if training.sample_every and (done or self.step % training.sample_every == 0):
+                if writes and training.sample_every and (done or self.step % training.sample_every == 0):
                     self._sample(output / "samples" / f"step_{self.step:07d}.png")
-        self.save(output / MODEL_FILE, with_optimizer=False)
+        if writes:
+            self.save(output / MODEL_FILE, with_optimizer=False)
         return output / MODEL_FILE
 
     def _save_state(self, output):
-        self.save(output / f"state_{self.step:07d}.safetensors", with_optimizer=True)
-        for old in sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
-            old.unlink()
+        if runtime.rank() == 0:
+            self.save(output / f"state_{self.step:07d}.safetensors", with_optimizer=True)
+            for old in sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
+                old.unlink()
+        runtime.sum_over_ranks(0)  # msrun kills all ranks once one ends interrupted: none may before the state is whole
 
     def _sampler(self, samples):
         """One batch, one chain: that of the common test schedule, also for tasks with their own, or a student's."""
@@ -252,7 +261,9 @@ def _interrupts():
 
 
 def _mean(scalars):
-    return round(float(np.mean([scalar.asnumpy() for scalar in scalars])), 6)
+    """Over all ranks."""
+    mean = np.mean([scalar.asnumpy() for scalar in scalars])
+    return round(float(runtime.sum_over_ranks(mean) / runtime.ranks()), 6)
 
 
 def find_state(output, say):
@@ -274,7 +285,7 @@ def advice(config, pictures_before):
     if pictures_before is None or config.distillation:  # a student begins with what its teacher knows
         return None
     training = config.training
-    pictures = pictures_before + training.steps * training.batch_size * training.accumulation
+    pictures = pictures_before + training.steps * training.batch_size * training.accumulation * runtime.ranks()
     eps = config.diffusion.prediction == "eps"
     enough = 1_000_000 if eps else 50_000
     if pictures < enough:
@@ -297,7 +308,7 @@ def train(config, resume=None):
     Returns: path of the model.
 
     Raises:
-        UserError: see `Trainer`, or the output folder holds another run.
+        UserError: see `Trainer`, or the output folder holds another run, or other ranks find another state.
     """
     def say(text):
         print(text, file=sys.stderr)
@@ -311,11 +322,18 @@ def train(config, resume=None):
         raise UserError(f"{output} holds an earlier run: --resume auto goes on with it; "
                         "or give this one another training.output")
     for half_written in output.glob("*.part"):  # by a process that was killed
-        half_written.unlink()
+        half_written.unlink(missing_ok=True)  # another rank may be quicker
     trainer = Trainer(config)
     if state:
         trainer.load(state)
+    if runtime.sum_over_ranks(trainer.step) != runtime.ranks() * trainer.step:
+        raise UserError(f"the ranks start from different states, this one from step {trainer.step}: training.output "
+                        "must be one folder for all hosts, or the same on each of them")
+    if state:
         say(f"resumed from {state.path} at step {trainer.step}")
+    if runtime.ranks() > 1:
+        say(f"a step is {config.training.batch_size} × {config.training.accumulation} pictures on each of "
+            f"{runtime.ranks()} ranks")
     warning = advice(config, trainer.pictures_before)
     if warning:
         say(f"warning: {warning}")

@@ -36,6 +36,7 @@ class TrainStep(nn.TrainOneStepCell):
         max_grad_norm: gradients are scaled down to this global L2 norm; 0: never.
         accumulation: calls of the cell that make one step; the gradients are averaged.
         loss_scaling: multiply the loss by a scale that halves on overflow and doubles after 2000 good steps.
+        ranks: processes that train together, each with a batch of its own; the gradients are averaged over them.
 
     Inputs: those of `loss`.
     Output: (loss, gradient norm before clipping, whether the gradients were finite), scalars. The norm is that of
@@ -44,7 +45,7 @@ class TrainStep(nn.TrainOneStepCell):
     """
 
     def __init__(self, loss, optimizer, ema_weights, ema_decay=0.9999, max_grad_norm=1.0, accumulation=1,
-                 loss_scaling=False):
+                 loss_scaling=False, ranks=1):
         super().__init__(loss, optimizer)
         self.ema_weights = ParameterTuple(ema_weights)
         self.ema_decay = ema_decay
@@ -58,6 +59,8 @@ class TrainStep(nn.TrainOneStepCell):
         self.gathered = self.weights.clone("gathered", init="zeros") if accumulation > 1 else ()
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
         self.map = ops.HyperMap()
+        if ranks > 1:
+            self.grad_reducer = nn.DistributedGradReducer(self.weights, mean=True, degree=ranks)
 
     def scaled_loss(self, *inputs):
         return self.network(*inputs) * (self.loss_scale / self.accumulation)
@@ -66,7 +69,6 @@ class TrainStep(nn.TrainOneStepCell):
         loss, grads = self.value_and_grad(*inputs)
         scale = self.loss_scale.value()
         loss = loss * (self.accumulation / scale)
-        grads = self.grad_reducer(grads)
         if self.accumulation == 1:
             norm, finite = self.step(grads, scale)
             return loss, norm, finite
@@ -82,6 +84,7 @@ class TrainStep(nn.TrainOneStepCell):
         return loss, norm, finite
 
     def step(self, grads, scale):
+        grads = self.grad_reducer(grads)
         # One norm serves clipping and the check for overflow: it is finite just where all gradients are.
         norm = ops.sqrt(ops.addn(self.map(_sum_of_squares, grads))) / scale
         finite = ops.isfinite(norm)

@@ -1,0 +1,1 @@
+"""Training on ModelArts: the boot file's work there, and submitting a job from here."""

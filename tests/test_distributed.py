@@ -1,0 +1,124 @@
+"""Several ranks: processes that msrun starts, which train and sample together. Here they compute on the CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+BATCH = 2
+
+
+def msrun(folder, *command, ranks=2, repository):
+    """Run a command as so many ranks; returns (status, their output)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    beside = os.path.dirname(sys.executable)
+    environ = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(repository)}
+    logs = folder / "msrun"
+    done = subprocess.run([f"{beside}/msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--join=True",
+                           f"--master_port={port}", f"--log_dir={logs}", "python", *map(str, command)],
+                          cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
+    return done.returncode, [(logs / f"worker_{rank}.log").read_text() for rank in range(ranks)]
+
+
+def write_config(path, photos, output, **training):
+    config = {
+        "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [1],
+                  "norm_groups": 4},
+        "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 4}},
+        "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
+        "data": {"path": str(photos), "image_size": 16, "workers": 1},
+        "training": {"output": str(output), "steps": 4, "accumulation": 2, "learning_rate": 1e-4, "warmup_steps": 2,
+                     "max_grad_norm": 0.1, "log_every": 1, "sample_every": 4, "sample_steps": 2, "save_every": 4,
+                     **training}}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Arrays of one process with twice the batch, and of two ranks that were interrupted at step 2 and went on."""
+    from skimage import data
+
+    folder, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("train_rank.py")
+    repository = script.parents[1]
+    (folder / "photos").mkdir()
+    for name in ("astronaut", "chelsea", "rocket"):
+        Image.fromarray(getattr(data, name)()).resize((40, 32)).save(folder / "photos" / f"{name}.png")
+    one = write_config(folder / "one.yaml", folder / "photos", folder / "one", batch_size=2 * BATCH)
+    done = subprocess.run([sys.executable, script, one, folder / "whole"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(repository)}, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    two = write_config(folder / "two.yaml", folder / "photos", folder / "two", batch_size=BATCH)
+    for name, arguments in (("first", ["2"]), ("second", [])):
+        status, output = msrun(folder, script, two, folder / name, *arguments, repository=repository)
+        assert status == 0, output
+    return folder
+
+
+def arrays(runs, name):
+    with np.load(runs / f"{name}.npz") as file:
+        return dict(file)
+
+
+def test_two_ranks_train_as_one_process_with_twice_the_batch(runs):
+    whole, ranks = arrays(runs, "whole_0"), [arrays(runs, f"second_{rank}") for rank in (0, 1)]
+    halves = [[arrays(runs, f"{part}_{rank}")["losses"] for part in ("first", "second")] for rank in (0, 1)]
+    losses = np.mean([np.concatenate(half)[:, 0] for half in halves], 0)
+    np.testing.assert_allclose(losses, whole["losses"][:, 0], rtol=1e-6, atol=1e-6)
+    for name, value in whole.items():
+        if name.startswith(("weights.", "ema.")):
+            np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_two_ranks_hold_the_same_weights_to_the_bit(runs):
+    first, second = (arrays(runs, f"second_{rank}") for rank in (0, 1))
+    assert first["step"] == second["step"] == 4
+    for name, value in first.items():
+        if name != "losses":
+            np.testing.assert_array_equal(value, second[name], err_msg=name)
+    # The gradient norm of a whole step is over all ranks, the losses are each rank's own.
+    np.testing.assert_array_equal(first["losses"][1::2, 1], second["losses"][1::2, 1])
+    assert (first["losses"][:, 0] != second["losses"][:, 0]).all()
+
+
+def test_an_interrupt_of_one_rank_stops_all_at_one_step_with_a_whole_state(runs):
+    for rank in (0, 1):
+        assert arrays(runs, f"first_{rank}")["step"] == 2
+    assert (runs / "two" / "state_0000002.safetensors").is_file()
+
+
+def test_one_rank_writes_and_its_log_is_of_all(runs):
+    names = [sorted(path.relative_to(runs / run).as_posix() for path in (runs / run).rglob("*")
+                    if path.is_file() and "tensorboard" not in path.parts) for run in ("one", "two")]
+    assert names[1] == sorted([*names[0], "state_0000002.safetensors"])
+    logs = [[json.loads(line) for line in (runs / run / "log.jsonl").read_text().splitlines()]
+            for run in ("one", "two")]
+    assert [record["step"] for record in logs[1]] == [1, 2, 3, 4]
+    for one, two in zip(*logs):
+        assert one["loss"] == pytest.approx(two["loss"], abs=2e-6)  # both are rounded to six digits
+        assert one["grad_norm"] == pytest.approx(two["grad_norm"], abs=1e-5)
+
+
+def test_a_folder_of_pictures_is_spread_over_the_ranks(runs, repository, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for path in (runs / "photos").iterdir():
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "photos" / "broken.png").write_bytes(b"")  # the second rank's first
+    status, output = msrun(tmp_path, "-m", "palette_ms.sample", "--ckpt", runs / "two" / "model.safetensors", "--input",
+                           tmp_path / "photos", "--output", tmp_path / "restored", "--task", "colorization",
+                           "--device", "CPU", repository=repository)
+    assert status != 0  # since one could not be read
+    restored = [[Path(line).name for line in text.splitlines() if line.endswith(".png") and "restored" in line]
+                for text in output]
+    assert restored == [["astronaut.png", "chelsea.png"], ["rocket.png"]]
+    assert {path.name for path in (tmp_path / "restored").iterdir()} == {"chelsea.png", "astronaut.png", "rocket.png"}
+    assert all("1 of 4 pictures could not be restored" in text for text in output)
