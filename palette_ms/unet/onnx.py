@@ -10,6 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from palette_ms.errors import UserError
+
 
 class OnnxUNet:
     """The network of a Cell, called as the Cell is; a sampler calls it step by step.
@@ -24,6 +26,9 @@ class OnnxUNet:
         description: what else makes the network what it is, a text: its config.
 
     Inputs: x (N, C, H, W), time (N,); label (N,) for a network with labels. Output: Tensor (N, C', H, W), float32.
+
+    Raises:
+        UserError: the network cannot be exported, or its file be written anywhere.
     """
 
     def __init__(self, unet, checkpoint, description):
@@ -58,7 +63,8 @@ class OnnxUNet:
             except OSError:
                 continue
             return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        raise OSError(f"no folder can be written: {', '.join(map(str, self.folders))}")
+        raise UserError(f"the network's ONNX file can be written in none of {', '.join(map(str, self.folders))}; "
+                        "--runtime mindspore does without")
 
     def _export(self, path, inputs):
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -71,6 +77,9 @@ class OnnxUNet:
                 try:
                     ms.export(self.unet, *(Tensor(array[:1]) for array in inputs), file_name=str(exported),
                               file_format="ONNX")
+                except RuntimeError as error:
+                    raise UserError(f"MindSpore {ms.__version__} cannot export this network to ONNX: "
+                                    f"{str(error).splitlines()[0]}; --runtime mindspore does without") from None
                 finally:
                     self.unet.use_cpu_kernels(True)
                 with open(exported, "rb") as source:
