@@ -5,9 +5,11 @@ from setuptools import find_packages, setup
 EXTRAS = {
     "benchmarks": ["matplotlib", "scikit-image"],
     "modelarts": ["huaweicloudsdkmodelarts"],
-    "quickstart": ["scikit-image"],
+    "onnx": ["onnxruntime"],
+    "quickstart": ["onnxruntime", "scikit-image"],
     "tensorboard": ["tensorboard"],
-    "tests": ["huaweicloudsdkmodelarts", "pytest", "pytest-xdist", "ruff", "scikit-image", "tensorboard"],
+    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist", "ruff", "scikit-image",
+              "tensorboard"],
 }
 
 setup(
@@ -17,7 +19,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["palette_ms", "palette_ms.*"]),
-    package_data={"palette_ms": ["models/*"]},
+    package_data={"palette_ms": ["models/*.safetensors", "models/*.json"]},
     python_requires=">=3.9,<3.13",
     install_requires=[
         "mindspore>=2.7,<2.11",

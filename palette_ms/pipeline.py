@@ -7,19 +7,20 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
+from palette_ms.runtime import setup, takes_onnx
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks.colorization import colorization, with_lightness
 from palette_ms.tasks.degradations import enlarge
 from palette_ms.tasks.inpainting import fill_hole, smooth_fill
 from palette_ms.tasks.masks import MASKS
+from palette_ms.unet.onnx import OnnxUNet
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
 ATTENTION_LIMIT = 2**30
@@ -34,35 +35,43 @@ class Palette:
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
         searched: the steps that were searched for it, see `palette_ms.searched.load_steps`.
+        onnx: the same network in ONNX Runtime, which chains call instead, or None.
     """
 
-    def __init__(self, unet, config, pictures=None, source=None, searched=None):
+    def __init__(self, unet, config, pictures=None, source=None, searched=None, onnx=None):
         self.unet = unet
         self.config = config
         self.pictures = pictures
         self.source = source
         self.searched = searched or {}
+        self.onnx = onnx
         self._denoisers = {}
         self._compiled = {}
 
     @classmethod
-    def load(cls, path, device="auto"):
+    def load(cls, path, device="auto", runtime="auto"):
         """Load a checkpoint; the averaged weights are used where it has them.
 
         Args:
             path: a file (`.safetensors`, or MindSpore's `.ckpt` with its config beside it), or the name of a model
                 that ships with the package: "quickstart".
             device: "auto", "Ascend", "GPU" or "CPU".
+            runtime: what runs the network when pictures are made: "mindspore"; "onnx", ONNX Runtime, on a CPU (see
+                `palette_ms.unet.onnx`); or "auto", ONNX Runtime where it is installed and can take the network. The
+                pictures are the same but for rounding.
 
         Raises:
-            UserError: no such file, a damaged one or one of another program, or no such device.
+            UserError: no such file, a damaged one or one of another program, no such device, or ONNX Runtime cannot be
+                used.
         """
         checkpoint = Checkpoint(path)
-        runtime.setup(device)
+        setup(device)
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
-        return cls(checkpoint.load_unet(), checkpoint.config, checkpoint.pictures, checkpoint.source,
-                   load_steps(checkpoint.path))
+        unet, onnx = checkpoint.load_unet(), None
+        if takes_onnx(runtime, unet.num_bytes):
+            onnx = OnnxUNet(unet, checkpoint.path, str(checkpoint.config.model))
+        return cls(unet, checkpoint.config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint.path), onnx)
 
     @property
     def tasks(self):
@@ -279,11 +288,15 @@ class Palette:
         """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it."""
         key = labels, sampling.guidance
         if key not in self._denoisers:
-            unet, guided = self.unet, sampling.guidance > 1
+            unet, guided = self.onnx or self.unet, sampling.guidance > 1
             if labels is not None:
-                unet = LabelledUNet(unet, labels * 2 if guided else labels)
-            self._denoisers[key] = GuidedUNet(unet, sampling.guidance) if guided else unet
+                unet = self._around(LabelledUNet(unet, labels * 2 if guided else labels))
+            self._denoisers[key] = self._around(GuidedUNet(unet, sampling.guidance)) if guided else unet
         return self._denoisers[key]
+
+    def _around(self, cell):
+        """A denoiser around the network: a Cell to compile, or its plain lines around a network that cannot be."""
+        return cell.construct if self.onnx else cell
 
     def _sampler(self, labels, trained, sampling):
         """With the chain that samplers of the same graph have compiled."""

@@ -15,6 +15,7 @@ os.environ.setdefault("GLOG_v", "3")
 # pictures; HCCL waits 1800 as well.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
+import importlib.util  # noqa: E402
 import logging  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
@@ -22,6 +23,8 @@ import sys  # noqa: E402
 from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
+RUNTIMES = ("auto", "mindspore", "onnx")
+_ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protocol buffer, which holds less than 2 GiB
 
 _rank, _ranks, _met = 0, 1, False
 
@@ -43,6 +46,30 @@ def has_fused_attention():
     if device() != "Ascend":
         return False
     return not re.fullmatch(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))", ms.hal.get_device_name(0, "Ascend"))
+
+
+def takes_onnx(wanted, num_bytes):
+    """Whether ONNX Runtime is to run the network when pictures are made.
+
+    Args:
+        wanted: one of `RUNTIMES`; "auto" takes it on a CPU, where it is installed and the weights fit its file.
+        num_bytes: of the network's weights.
+
+    Raises:
+        UserError: an unknown runtime, or ONNX Runtime was asked for and cannot be used.
+    """
+    if wanted not in RUNTIMES:
+        raise UserError(f"unknown runtime {wanted!r}: {', '.join(RUNTIMES)}")
+    obstacle = None
+    if device() != "CPU":
+        obstacle = f"ONNX Runtime is for a CPU, and the device is {device()}"
+    elif importlib.util.find_spec("onnxruntime") is None:
+        obstacle = "ONNX Runtime is not installed: pip install onnxruntime"
+    elif num_bytes > _ONNX_BYTES:
+        obstacle = "the network is too large for an ONNX file, which holds less than 2 GiB"
+    if wanted == "onnx" and obstacle:
+        raise UserError(f"{obstacle}; --runtime auto takes what there is")
+    return wanted != "mindspore" and obstacle is None
 
 
 def _available(name):

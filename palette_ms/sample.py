@@ -48,6 +48,8 @@ def main():
     parser.add_argument("--class", dest="label", type=int, help="of a class-conditional model (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    parser.add_argument("--runtime", default="auto", help="of the network: mindspore; onnx (ONNX Runtime) on a "
+                                                          "CPU; or auto (default), onnx where it is installed")
     args = parser.parse_args()
 
     if args.output.exists() and not args.output.is_dir():
@@ -56,7 +58,7 @@ def main():
 
     from palette_ms.pipeline import Palette
 
-    palette = Palette.load(args.ckpt, args.device)
+    palette = Palette.load(args.ckpt, args.device, args.runtime)
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)

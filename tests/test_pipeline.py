@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def palette(checkpoint):
-    return Palette.load(checkpoint, "cpu")
+    return Palette.load(checkpoint, "cpu", "mindspore")  # ONNX Runtime: tests/test_onnx.py
 
 
 def arrays(images):

@@ -5,6 +5,7 @@ from mindspore import nn, ops
 
 from palette_ms.unet.layers import (
     DotProductAttention,
+    Downsample,
     GroupNorm,
     Swish,
     Upsample,
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Cell):
         self.scale_shift = scale_shift
         self.norm1 = GroupNorm(in_channels, norm_groups)
         self.act = Swish()
-        self.resample = {None: nn.Identity, "up": Upsample, "down": lambda: nn.AvgPool2d(2, 2)}[resample]()
+        self.resample = {None: nn.Identity, "up": Upsample, "down": Downsample}[resample]()
         self.conv1 = conv(in_channels, out_channels, 3, dilation=dilation)
         self.time = nn.Dense(time_channels, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = GroupNorm(out_channels, norm_groups)

@@ -178,6 +178,18 @@ class UNet(nn.Cell):
                 cell.to_float(dtype)
         return self
 
+    @property
+    def num_bytes(self):
+        """Of the weights."""
+        return sum(parameter.nbytes for parameter in self.get_parameters())
+
+    def use_cpu_kernels(self, wanted):
+        """Compute by the operators that are fast in MindSpore on a CPU, or by those that every device has (and that can
+        be exported). They are chosen by the device when the network is made."""
+        for _, cell in self.cells_and_names():
+            if hasattr(cell, "on_cpu"):
+                cell.on_cpu = wanted
+
     def attention_bytes(self, height, width):
         """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
 

@@ -1,0 +1,148 @@
+"""The network in ONNX Runtime gives the Cell's and the PyTorch port's numbers, and its files lie where they can."""
+
+import numpy as np
+import pytest
+from golden import golden_unet, load_arrays, relative_error
+from mindspore import Tensor
+from PIL import Image
+
+import palette_ms.sample
+from palette_ms import Palette, errors, runtime
+from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+from palette_ms.config import config_from_dict
+from palette_ms.diffusion.samplers import DDPMSampler
+from palette_ms.errors import UserError
+from palette_ms.unet import UNet
+from palette_ms.unet.onnx import OnnxUNet
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+TINY = {"base_channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "attention_resolutions": (2,),
+        "norm_groups": 4}
+
+
+def filled(unet):
+    """The network with random weights everywhere, so that it says something."""
+    rng = np.random.default_rng(0)
+    for parameter in unet.get_parameters():
+        parameter.set_data(Tensor(0.2 * rng.standard_normal(parameter.shape, np.float32)))
+    return unet.set_train(False)
+
+
+def inputs(batch, height, width, labels=None):
+    rng = np.random.default_rng(1)
+    x, gamma = rng.standard_normal((batch, 6, height, width), np.float32), rng.random(batch, np.float32)
+    return [Tensor(x), Tensor(gamma)] + ([] if labels is None else [Tensor(np.array(labels, np.int32))])
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    return OnnxUNet(golden_unet().set_train(False), tmp_path_factory.mktemp("golden") / "port.safetensors", "")
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return load_arrays("palette_unet.npz")
+
+
+def test_network_output_equals_the_port(golden, arrays):
+    assert relative_error(golden(Tensor(arrays["x"]), Tensor(arrays["gamma"])), arrays["unet_out"]) < 1e-5
+
+
+def test_chain_equals_the_port(golden, arrays, monkeypatch):
+    noises = iter(arrays["chain_noise"][-2::-1])
+    monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream.draw", lambda _: next(noises))
+    y_0 = DDPMSampler(golden, arrays["chain_betas"])(arrays["cond"], arrays["chain_noise"][-1])
+    assert relative_error(y_0, arrays["chain_nomask"]) < 1e-3
+
+
+@pytest.mark.parametrize("options, labels", [
+    ({"patch_size": 2, "noise_input": "angle", "from_source": True}, None),
+    ({"num_classes": 3}, [2, 0]),
+    ({"attention": "local", "attention_blocks": 3}, None),
+    ({"resblock_updown": False, "scale_shift": False}, None),
+])
+def test_every_kind_of_network_says_what_its_cell_says(tmp_path, options, labels):
+    unet = filled(UNet(**TINY, **options))
+    arguments = inputs(2, 16, 8, labels)
+    made = OnnxUNet(unet, tmp_path / "model.safetensors", "")(*arguments)
+    assert relative_error(made, unet(*arguments).asnumpy()) < 1e-5
+
+
+def test_a_size_is_exported_once_and_other_weights_again(tmp_path):
+    def names():
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    unet = filled(UNet(**TINY))
+    OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(1, 8, 8))
+    first, = names()
+    time = (tmp_path / first).stat().st_mtime_ns
+    assert first.startswith("model.") and first.endswith(".8x8.onnx")
+    before = OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(3, 8, 8))
+    assert names() == [first] and (tmp_path / first).stat().st_mtime_ns == time
+    OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(1, 16, 8))
+    assert len(names()) == 2
+    other = filled(UNet(**TINY))
+    other.conv_out.bias.set_data(other.conv_out.bias + 1)
+    after = OnnxUNet(other, tmp_path / "model.safetensors", "")(*inputs(3, 8, 8))
+    assert len(names()) == 3
+    np.testing.assert_allclose(after.asnumpy(), before.asnumpy() + 1, atol=1e-5)
+
+
+def test_where_the_checkpoints_folder_cannot_be_written_the_users_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "file").touch()
+    OnnxUNet(filled(UNet(**TINY)), tmp_path / "file" / "model.safetensors", "")(*inputs(1, 8, 8))
+    path, = (tmp_path / "cache" / "palette_ms").iterdir()
+    assert path.suffix == ".onnx"
+
+
+# Palette and the command
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of a model with labels, as the hardest case: labels and guidance stand around the network."""
+    config = config_from_dict({
+        "model": {**TINY, "channel_mults": [1, 2], "attention_resolutions": [2], "num_classes": 2},
+        "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 6, "start": 0.01, "end": 0.5}},
+        "tasks": [{"name": "inpainting"}, {"name": "colorization"}], "data": {"image_size": 16},
+        "training": {"source_dropout": 0.1}}, "test")
+    path = tmp_path_factory.mktemp("a model") / "tiny.safetensors"  # MindSpore's exporter takes no spaces
+    save_checkpoint(path, config, pictures=10**6, weights=unet_arrays(filled(build_unet(config.model))))
+    return path
+
+
+@pytest.mark.parametrize("options", [
+    {"sampler": "ddpm"}, {"sampler": "dpmpp_2m", "steps": 4, "guidance": 1.5}, {"tile": 12}], ids=str)
+def test_the_same_seed_gives_the_same_picture_in_both_runtimes(checkpoint, options):
+    photo = np.random.default_rng(0).integers(0, 256, (13, 18, 3), np.uint8)
+    pictures = [np.stack([np.asarray(image, int) for image in Palette.load(checkpoint, "cpu", name).restore(
+        photo, "colorization", num_samples=2, seed=3, **options)]) for name in ("onnx", "mindspore")]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert np.ptp(pictures[0]) > 50
+
+
+def test_auto_takes_onnx_runtime_where_it_is_installed(checkpoint, monkeypatch):
+    assert Palette.load(checkpoint, "cpu").onnx is not None
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+    assert Palette.load(checkpoint, "cpu").onnx is None
+    with pytest.raises(UserError, match="not installed"):
+        Palette.load(checkpoint, "cpu", "onnx")
+
+
+def test_a_network_too_large_for_a_file_runs_in_its_cell(monkeypatch):
+    assert runtime.takes_onnx("auto", 2**30)
+    assert not runtime.takes_onnx("auto", 2**31)
+    with pytest.raises(UserError, match="too large"):
+        runtime.takes_onnx("onnx", 2**31)
+
+
+def test_an_unknown_runtime_ends_in_one_line(checkpoint, tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
+    monkeypatch.setattr("sys.argv", ["sample", "--ckpt", str(checkpoint), "--input", str(tmp_path / "photo.png"),
+                                     "--output", str(tmp_path / "out"), "--runtime", "tensorrt"])
+    with pytest.raises(SystemExit) as end:
+        errors.run(palette_ms.sample.main)
+    assert end.value.code == 2
+    assert "unknown runtime 'tensorrt': auto, mindspore, onnx" in capsys.readouterr().err
