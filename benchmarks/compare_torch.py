@@ -197,6 +197,7 @@ def main():
                 for program in programs:
                     with tempfile.TemporaryDirectory() as fresh:
                         run = measure(program, case, models.get(program, Path(fresh) / "palette.safetensors"))
+                    print(f"{case}, {program}: {run}", file=sys.stderr, flush=True)
                     if number >= restores:
                         results[program].append(run)
             for name, unit in (("seconds", "s"), ("memory", "GB"), ("first", "s")):
