@@ -6,7 +6,8 @@ Each measurement runs in a process of its own, the programs taken in turn, `--ro
 of its calls, and the table the median over the processes. Ratios are to PyTorch. A training step is forward, backward,
 clipping by the global norm, Adam and the average of the weights. A restoration is a process that loads a checkpoint and
 takes 20 steps of the ancestral chain; the first of each program, which exports the network, is not counted. PyTorch
-gets a virtual environment of its own, .venv-torch, on the first call.
+gets a virtual environment of its own, .venv-torch, on the first call; where pip is set to find PyTorch's wheels for a
+CPU (PIP_EXTRA_INDEX_URL), that is a much smaller download.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-torch"
-PEER = ["torch==2.13.0+cpu", "diffusers==0.42.1", "numpy", "--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+PEER = ["torch==2.13.0", "diffusers==0.42.1", "numpy"]
 CONFIG = ROOT / "configs" / "palette_62m.yaml"
 SIZES = ("64x1", "64x4", "128x1")  # side × batch
 RESTORATIONS = ["restoration 64x1"]
