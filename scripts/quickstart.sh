@@ -20,6 +20,6 @@ Look at outputs/quickstart.png: damaged | first guess | three samples | their me
 The model of two minutes is $run/model.safetensors; the one that ships had under three hours, on more photos. Both need more.
 
 Next, with your own pictures (. .venv/bin/activate first):
-  python -m palette_ms.sample --ckpt quickstart --task colorization --steps 4 --input PHOTO --output outputs
+  python -m palette_ms.sample --ckpt quickstart --task colorization --sampler ddpm --steps 4 --input PHOTO --output outputs
   python -m palette_ms.train --config configs/quickstart.yaml data.path=FOLDER training.output=runs/mine
 END
