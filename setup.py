@@ -8,7 +8,7 @@ EXTRAS = {
     "onnx": ["onnxruntime"],
     "quickstart": ["onnxruntime", "scikit-image"],
     "tensorboard": ["tensorboard"],
-    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist", "ruff", "scikit-image",
+    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist>=3.8", "ruff", "scikit-image",
               "tensorboard"],
 }
 
