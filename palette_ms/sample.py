@@ -138,7 +138,7 @@ def write(results, target):
             save_atomically(result, path)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
-        print(path)
+        print(path, flush=True)  # msrun ends a rank at once where another one has failed
 
 
 def margins(text):

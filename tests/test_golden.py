@@ -59,7 +59,7 @@ def test_masked_chain_equals_the_port(unet, arrays, both_modes, monkeypatch):
     assert relative_error(y_0, arrays["chain_mask"]) < 1e-3
 
 
-def test_algorithm_2_without_clipping_equals_the_paper(unet, arrays, both_modes, monkeypatch):
+def test_algorithm_2_without_clipping_equals_the_paper(unet, arrays, monkeypatch):
     y_0 = run_chain(unet, arrays, monkeypatch, variance="beta", clip=False)
     assert relative_error(y_0, arrays["chain_algorithm2"]) < 1e-3
 
