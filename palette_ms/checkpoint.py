@@ -111,6 +111,7 @@ class Checkpoint:
         config: `Config`.
         step, pictures: training steps done and pictures seen, or None: not known.
         source: which file of another program it was converted from, or None.
+        sha256: the checksum that tells it from others.
 
     Raises:
         UserError: no such file, cut off or damaged, not a checkpoint of this project, a `.ckpt` without its config.
@@ -135,6 +136,7 @@ class Checkpoint:
                             f"as {beside[0].name}")
         self.config = load_config(config)
         self.source = f"MindSpore file {self.path.name}"
+        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
         try:
             parameters = ms.load_checkpoint(str(self.path))
         # A damaged file is told by many kinds of error: ValueError, RuntimeError, TypeError …
@@ -158,7 +160,8 @@ class Checkpoint:
             raise UserError(f"{path} is not a whole safetensors file (cut off or damaged?): {error}") from None
         if metadata.get("format") != FORMAT:
             raise UserError(f"{path} was not written by palette_ms: its metadata has no config")
-        if _digest(path)[1] != metadata.get("sha256"):
+        self.sha256 = metadata.get("sha256")
+        if _digest(path)[1] != self.sha256:
             raise UserError(f"{path} is damaged: its checksum does not hold")
         self.step, self.pictures = (int(metadata[name]) if name in metadata else None for name in ("step", "pictures"))
         self.source = metadata.get("source")

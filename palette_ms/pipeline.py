@@ -71,7 +71,7 @@ class Palette:
         unet, onnx = checkpoint.load_unet(), None
         if takes_onnx(runtime, unet.num_bytes):
             onnx = OnnxUNet(unet, checkpoint.path, str(checkpoint.config.model))
-        return cls(unet, checkpoint.config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint.path), onnx)
+        return cls(unet, checkpoint.config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint), onnx)
 
     @property
     def tasks(self):

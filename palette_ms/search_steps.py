@@ -48,7 +48,7 @@ def main():
             found[task] = best_steps(elbo_costs(gammas, squares), counts)
             for count, steps in found[task].items():
                 print(f"{task}, {count} steps: {' '.join(map(str, steps))}")
-    print(save_steps(checkpoint.path, found))
+    print(save_steps(checkpoint, found))
 
 
 if __name__ == "__main__":

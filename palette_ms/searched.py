@@ -1,6 +1,5 @@
 """The file beside a checkpoint that holds the steps searched for it: MODEL.steps.json."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -8,20 +7,20 @@ from pathlib import Path
 from palette_ms.errors import UserError
 
 
-def steps_file(checkpoint):
-    """Where the steps searched for a checkpoint (a path) are kept."""
-    return Path(checkpoint).with_suffix(".steps.json")
+def steps_file(path):
+    """Where the steps searched for a checkpoint at a path are kept."""
+    return Path(path).with_suffix(".steps.json")
 
 
 def load_steps(checkpoint):
-    """The steps searched for a checkpoint: task → number of steps → steps of the test schedule, ascending.
+    """The steps searched for a `Checkpoint`: task → number of steps → steps of the test schedule, ascending.
 
     Empty where there are none, or only some for another checkpoint that had this name before, which is said on stderr.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = steps_file(checkpoint)
+    path = steps_file(checkpoint.path)
     if not path.exists():
         return {}
     try:
@@ -31,32 +30,24 @@ def load_steps(checkpoint):
         digest = held["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it, or search the steps again") from None
-    if digest != _digest(checkpoint):
+    if digest != checkpoint.sha256:
         print(f"not used: {path} was searched for another checkpoint", file=sys.stderr)
         return {}
     return found
 
 
 def save_steps(checkpoint, found):
-    """Write them, beside those found earlier for the same checkpoint. Returns the path."""
-    path = steps_file(checkpoint)
+    """Write them, beside those found earlier for the same `Checkpoint`. Returns the path."""
+    path = steps_file(checkpoint.path)
     tasks = load_steps(checkpoint)
     for task, ways in found.items():
         tasks[task] = {**tasks.get(task, {}), **ways}
     temporary = path.with_suffix(".part")
     try:
-        temporary.write_text(json.dumps({"sha256": _digest(checkpoint), "tasks": tasks}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"sha256": checkpoint.sha256, "tasks": tasks}) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path
-
-
-def _digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from PIL import Image
 
 import palette_ms.search_steps
 from palette_ms import Palette, errors
-from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.diffusion.schedule import make_beta_schedule
 from palette_ms.diffusion.search import best_steps, elbo_costs
@@ -96,10 +96,10 @@ def test_searched_steps_are_used_until_the_checkpoint_changes(checkpoint, photos
            "denoising")
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("denoising, 3 steps: 0 ") and told[-1] == str(steps_file(checkpoint))
-    found = load_steps(checkpoint)
+    found = load_steps(Checkpoint(checkpoint))
     assert list(found) == ["denoising"] and [len(steps) for steps in found["denoising"].values()] == [3, 5]
-    save_steps(checkpoint, {"colorization": {4: [0, 1, 2, 99]}})
-    assert load_steps(checkpoint) == {**found, "colorization": {4: [0, 1, 2, 99]}}
+    save_steps(Checkpoint(checkpoint), {"colorization": {4: [0, 1, 2, 99]}})
+    assert load_steps(Checkpoint(checkpoint)) == {**found, "colorization": {4: [0, 1, 2, 99]}}
 
     palette = Palette.load(checkpoint, "cpu")
     gammas, used = gammas_of(palette.config), []

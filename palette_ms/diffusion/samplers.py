@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion import prediction as predictions
-from palette_ms.diffusion.schedule import SPACINGS, make_beta_schedule, place_steps
+from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates
 from palette_ms.seeds import generator
 
@@ -125,8 +125,8 @@ class Update(nn.Cell):
     def construct(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
         """The next y, base, last, older and finished, see `palette_ms.diffusion.solvers`.
 
-        output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask, known and
-        rank: see `Sampler`.
+        output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask and known
+        (y_0): see `Sampler.__call__`. rank (N, 1): place of the dynamic threshold among a picture's values.
         """
         if self.learned:
             output, place = ops.chunk(output, 2, 1)
@@ -347,7 +347,7 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     Raises:
         ValueError: steps out of range, or not those that the model was distilled to.
     """
-    gammas = np.cumprod(1 - make_beta_schedule(**vars(schedule or diffusion.test_schedule)))
+    gammas = make_gamma_schedule(**vars(schedule or diffusion.test_schedule))
     name = sampling.sampler or ("ddim" if diffusion.distilled else "ddpm")
     solver = SOLVERS[name]
     top = max(1, round(sampling.strength * len(gammas)))

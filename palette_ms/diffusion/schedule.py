@@ -55,6 +55,11 @@ def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
     return np.asarray(SCHEDULES[name](num_steps, start, end), np.float64)
 
 
+def make_gamma_schedule(name, num_steps, start=1e-6, end=1e-2):
+    """γ of every step, float64 (num_steps,), falling; arguments and errors as of `make_beta_schedule`."""
+    return np.cumprod(1 - make_beta_schedule(name, num_steps, start, end))
+
+
 def evenly_spaced(length, num_steps):
     """The steps that a shorter chain keeps, evenly spaced from the first to the last, as guided-diffusion does.
 

@@ -7,13 +7,14 @@ from tqdm import tqdm
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.prediction import y_0_coefficients
-from palette_ms.diffusion.schedule import make_beta_schedule, place_steps
+from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
 from palette_ms.seeds import generator
 
 _BATCH = 16
+_LEVELS = 50  # of noise, at which it is measured
 
 
-def denoising_errors(unet, config, place, number, seed, levels=50):
+def denoising_errors(unet, config, place, number, seed):
     """E‖y_0 − ŷ₀(y_t)‖² at every step of a task's test schedule.
 
     Measured at some steps, evenly in log-SNR, on the same pictures and noise; in between its logarithm is interpolated,
@@ -26,13 +27,12 @@ def denoising_errors(unet, config, place, number, seed, levels=50):
         place: of the task in the config.
         number: of pictures; some more are used where 16 do not divide it.
         seed: decides pictures, masks and noise.
-        levels: of the noise that it is measured at.
 
     Returns: (gammas, errors), float64 (T,), the least noisy first; errors are summed over the values to be made.
     """
     diffusion, task = config.diffusion, config.tasks[place]
-    gammas = np.cumprod(1 - make_beta_schedule(**vars(task.test_schedule or diffusion.test_schedule)))
-    steps = place_steps(gammas, min(levels, len(gammas)), "log_snr")
+    gammas = make_gamma_schedule(**vars(task.test_schedule or diffusion.test_schedule))
+    steps = place_steps(gammas, min(_LEVELS, len(gammas)), "log_snr")
     batches = TrainingBatches(config)
     if config.model.num_classes is not None:
         unet = LabelledUNet(unet, [place] * _BATCH)

@@ -1,9 +1,8 @@
 """The teacher of a distillation: which checkpoint, and at which steps."""
 
-import numpy as np
 
 from palette_ms.checkpoint import Checkpoint
-from palette_ms.diffusion.schedule import make_beta_schedule, place_steps
+from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
 from palette_ms.errors import UserError
 
 
@@ -31,7 +30,7 @@ def open_teacher(config):
     # How often a task is trained, and on which colours, is the student's own matter.
     agree("tasks (their names, order and options)", *([(task.name, task.test_schedule, task.options())
                                                        for task in side.tasks] for side in (theirs, ours)))
-    gammas = np.cumprod(1 - make_beta_schedule(**vars(config.diffusion.test_schedule)))
+    gammas = make_gamma_schedule(**vars(config.diffusion.test_schedule))
     steps = theirs.diffusion.distilled
     if steps is None:
         steps = tuple(place_steps(gammas, wanted, config.distillation.spacing).tolist())
