@@ -23,11 +23,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from heldout import crops_of
 from skimage.metrics import structural_similarity
 
 from palette_ms import Palette, errors
-from palette_ms.data.images import load_image, to_uint8
-from palette_ms.data.loader import crop
 from palette_ms.evaluation.metrics import psnr
 from palette_ms.tasks.masks import MASKS
 
@@ -84,9 +83,8 @@ def main():
     if args.log.exists():
         for row in map(json.loads, args.log.read_text(encoding="utf-8").splitlines()):
             rows[row["sampler"], row["calls"], row["crop"]] = row
-    size, photo, kinds = palette.config.data.image_size, load_image(args.photo), ("center", "free_form")
-    for number in range(args.crops):
-        picture = to_uint8(crop(photo, size, 0.25, False, np.random.default_rng(number)))
+    size, kinds = palette.config.data.image_size, ("center", "free_form")
+    for number, picture in enumerate(crops_of(args.photo, args.crops, size)):
         hole = MASKS[kinds[number % 2]](np.random.default_rng(number), size, size)[0] > 0
         given, limit = {"task": "inpainting", "mask": hole, "num_samples": args.samples, "seed": number}, None
         for name, count, model, options in jobs:
