@@ -128,6 +128,7 @@ class Update(nn.Cell):
         output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask and known
         (y_0): see `Sampler.__call__`. rank (N, 1): place of the dynamic threshold among a picture's values.
         """
+        row = ops.unstack(row)  # at once: indexing a Tensor takes long to compile
         if self.learned:
             output, place = ops.chunk(output, 2, 1)
             place = (place + 1) / 2
