@@ -53,7 +53,7 @@ def prepare_mindspore(program, kind, side, batch, model_file):
     from palette_ms.config import load_config
     from palette_ms.diffusion.loss import DiffusionLoss
     from palette_ms.training.step import TrainStep
-    from palette_ms.unet.onnx import OnnxUNet
+    from palette_ms.unet.onnx import OnnxCell
 
     runtime.setup("CPU", seed=0)
     model = dataclasses.replace(load_config(CONFIG).model, dropout=0.0)
@@ -64,7 +64,7 @@ def prepare_mindspore(program, kind, side, batch, model_file):
     if kind == "forward":
         unet.set_train(False)
         if program == "onnx":
-            unet = OnnxUNet(unet, model_file, "")
+            unet = OnnxCell(unet, model_file, "")
         return lambda: unet(x, gamma).asnumpy()
     average = build_unet(model)
     for name, parameter in average.parameters_and_names():

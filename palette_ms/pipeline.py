@@ -4,12 +4,13 @@ import functools
 import sys
 
 import numpy as np
+from mindspore import nn
 from PIL import Image
 from tqdm import tqdm
 
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
-from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet
+from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
@@ -20,7 +21,8 @@ from palette_ms.tasks.colorization import colorization, with_lightness
 from palette_ms.tasks.degradations import enlarge
 from palette_ms.tasks.inpainting import fill_hole, smooth_fill
 from palette_ms.tasks.masks import MASKS
-from palette_ms.unet.onnx import OnnxUNet
+from palette_ms.unet.onnx import OnnxCell
+from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
 ATTENTION_LIMIT = 2**30
@@ -47,6 +49,7 @@ class Palette:
         self.onnx = onnx
         self._denoisers = {}
         self._compiled = {}
+        self._reused = None
 
     @classmethod
     def load(cls, path, device="auto", runtime="auto"):
@@ -70,7 +73,7 @@ class Palette:
             print(f"model: {checkpoint.source}", file=sys.stderr)
         unet, onnx = checkpoint.load_unet(), None
         if takes_onnx(runtime, unet.num_bytes):
-            onnx = OnnxUNet(unet, checkpoint.path, str(checkpoint.config.model))
+            onnx = OnnxCell(unet, checkpoint.path, f"{checkpoint.config.model} {checkpoint.sha256}")
         return cls(unet, checkpoint.config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint), onnx)
 
     @property
@@ -106,7 +109,7 @@ class Palette:
                 of the training size, said on stderr.
             overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
-            sampling: spacing, eta, dynamic_threshold, strength, tolerance, guidance: see
+            sampling: spacing, eta, dynamic_threshold, strength, tolerance, guidance, reuse: see
                 `palette_ms.diffusion.samplers.Sampling`.
 
         Returns: list of `num_samples` PIL images, RGB, of the picture's size (times the scale, plus the extension).
@@ -275,6 +278,8 @@ class Palette:
                 sampler = self._sampler(labels, trained, sampling)
                 chains.append((sampler, update))
                 calls += sampler.num_steps
+            elif sampling.reuse > 1:
+                raise UserError("reuse is for whole pictures: it would take one tile's features for the next")
             else:
                 unet = TiledUNet(self._denoiser(labels, sampling), hole, self.unet.multiple, tile, overlap, update)
                 sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), trained, sampling)
@@ -285,25 +290,43 @@ class Palette:
         return chains
 
     def _denoiser(self, labels, sampling):
-        """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it."""
+        """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but
+        not one that remembers its chain."""
+        if sampling.reuse > 1:
+            return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling.guidance)
         key = labels, sampling.guidance
         if key not in self._denoisers:
-            unet, guided = self.onnx or self.unet, sampling.guidance > 1
-            if labels is not None:
-                unet = self._around(LabelledUNet(unet, labels * 2 if guided else labels))
-            self._denoisers[key] = self._around(GuidedUNet(unet, sampling.guidance)) if guided else unet
+            self._denoisers[key] = self._around(self.onnx or self.unet, labels, sampling.guidance)
         return self._denoisers[key]
 
-    def _around(self, cell):
-        """A denoiser around the network: a Cell to compile, or its plain lines around a network that cannot be."""
-        return cell.construct if self.onnx else cell
+    def _parts(self):
+        """The two kinds of call of a `ReusingUNet`."""
+        if self._reused is None:
+            parts = {"whole": DeepFeatures(self.unet), "finest": FinestLevel(self.unet)}
+            self._reused = [self.onnx.part(cell, name) if self.onnx else cell for name, cell in parts.items()]
+        return self._reused
+
+    @staticmethod
+    def _around(unet, labels, guidance):
+        """A Cell around the network to compile with it; around one that is no Cell, plain lines."""
+        compiled = isinstance(unet, nn.Cell)
+        if labels is not None:
+            cell = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
+            unet = cell if compiled else cell.construct
+        if guidance > 1:
+            cell = GuidedUNet(unet, guidance)
+            unet = cell if compiled else cell.construct
+        return unet
 
     def _sampler(self, labels, trained, sampling):
         """With the chain that samplers of the same graph have compiled."""
         key = labels, sampling.guidance, sampling.dynamic_threshold is None, sampling.tolerance > 0
-        if key not in self._compiled:
-            self._compiled[key] = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
-        return self._create_sampler(self._compiled[key], trained, sampling)
+        chain = self._compiled.get(key)
+        if chain is None or sampling.reuse > 1:
+            chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
+        if sampling.reuse == 1:
+            self._compiled[key] = chain
+        return self._create_sampler(chain, trained, sampling)
 
     def _create_sampler(self, chain, trained, sampling):
         try:

@@ -40,6 +40,7 @@ def main():
     add("--dynamic-threshold", type=float, metavar="SHARE", help="clip to this quantile, such as 0.995, instead of 1")
     add("--strength", type=float, default=1.0, help="below 1: start from the source at this share of the chain")
     add("--tolerance", type=float, default=0.0, help="end early where the result moves less, such as 0.005")
+    add("--reuse", type=int, default=1, metavar="N", help="let the coarser levels work in one call of N (DeepCache)")
     add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
                                                  "picture at once, where the network allows its size)")
@@ -83,7 +84,8 @@ def main():
 
 def sampling(args, palette, task="unconditional"):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
-    names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance")
+    names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance",
+             "reuse")
     options = {name: getattr(args, name) for name in names}
     diffusion = palette.config.diffusion
     trained = next((config for config in palette.config.tasks if config.name == task), None)

@@ -1,5 +1,7 @@
-"""The network, the loss and the chains give the PyTorch Palette port's numbers, in graph and in PyNative mode."""
+"""Network, loss and chains give the PyTorch Palette port's numbers: in graph mode, in PyNative mode and, but for the
+loss, in ONNX Runtime."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from golden import DATA, golden_unet, load_arrays, relative_error
@@ -8,6 +10,7 @@ from mindspore import Tensor
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import SCHEDULES, make_beta_schedule
+from palette_ms.unet.onnx import OnnxCell
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +21,19 @@ def arrays():
 @pytest.fixture(scope="module")
 def unet():
     return golden_unet()
+
+
+@pytest.fixture(scope="module")
+def in_onnx(tmp_path_factory):
+    return OnnxCell(golden_unet().set_train(False), tmp_path_factory.mktemp("golden") / "port.safetensors", "")
+
+
+@pytest.fixture(params=["graph", "pynative", "onnx"])
+def network(request, unet, graph_mode):
+    """The port's network, to be called as each runtime does."""
+    if request.param == "pynative":
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    return request.getfixturevalue("in_onnx") if request.param == "onnx" else unet
 
 
 class FixedNoise:
@@ -36,8 +52,8 @@ def run_chain(unet, arrays, monkeypatch, mask=None, y_0=None, **kwargs):
     return sampler(arrays["cond"], arrays["chain_noise"][-1], mask=mask, y_0=y_0)
 
 
-def test_network_output_equals_the_port(unet, arrays, both_modes):
-    output = unet(Tensor(arrays["x"]), Tensor(arrays["gamma"]))
+def test_network_output_equals_the_port(network, arrays):
+    output = network(Tensor(arrays["x"]), Tensor(arrays["gamma"]))
     assert relative_error(output, arrays["unet_out"]) < 1e-5
 
 
@@ -49,23 +65,23 @@ def test_loss_equals_the_port(unet, arrays, both_modes, masked):
     assert abs(float(loss.asnumpy()) - expected) < 1e-5 * expected
 
 
-def test_posterior_chain_equals_the_port(unet, arrays, both_modes, monkeypatch):
-    y_0 = run_chain(unet, arrays, monkeypatch)
+def test_posterior_chain_equals_the_port(network, arrays, monkeypatch):
+    y_0 = run_chain(network, arrays, monkeypatch)
     assert relative_error(y_0, arrays["chain_nomask"]) < 1e-3
 
 
-def test_masked_chain_equals_the_port(unet, arrays, both_modes, monkeypatch):
-    y_0 = run_chain(unet, arrays, monkeypatch, mask=arrays["mask"], y_0=arrays["y0"])
+def test_masked_chain_equals_the_port(network, arrays, monkeypatch):
+    y_0 = run_chain(network, arrays, monkeypatch, mask=arrays["mask"], y_0=arrays["y0"])
     assert relative_error(y_0, arrays["chain_mask"]) < 1e-3
 
 
-def test_algorithm_2_without_clipping_equals_the_paper(unet, arrays, monkeypatch):
-    y_0 = run_chain(unet, arrays, monkeypatch, variance="beta", clip=False)
+def test_algorithm_2_without_clipping_equals_the_paper(network, arrays, monkeypatch):
+    y_0 = run_chain(network, arrays, monkeypatch, variance="beta", clip=False)
     assert relative_error(y_0, arrays["chain_algorithm2"]) < 1e-3
 
 
-def test_single_steps_make_the_chain(unet, arrays, both_modes):
-    sampler = DDPMSampler(unet, arrays["chain_betas"])
+def test_single_steps_make_the_chain(network, arrays):
+    sampler = DDPMSampler(network, arrays["chain_betas"])
     noise = arrays["chain_noise"]
     y_t = Tensor(noise[-1])
     for t in reversed(range(len(arrays["chain_betas"]))):

@@ -1,19 +1,20 @@
-"""The network in ONNX Runtime gives the Cell's and the PyTorch port's numbers, and its files lie where they can."""
+"""The network in ONNX Runtime says what its Cell says, and its files lie where they can."""
+
+import time
 
 import numpy as np
 import pytest
-from golden import golden_unet, load_arrays, relative_error
+from golden import relative_error
 from mindspore import Tensor
 from PIL import Image
 
 import palette_ms.sample
 from palette_ms import Palette, errors, runtime
-from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
-from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.errors import UserError
 from palette_ms.unet import UNet
-from palette_ms.unet.onnx import OnnxUNet
+from palette_ms.unet.onnx import OnnxCell
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -35,27 +36,6 @@ def inputs(batch, height, width, labels=None):
     return [Tensor(x), Tensor(gamma)] + ([] if labels is None else [Tensor(np.array(labels, np.int32))])
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory):
-    return OnnxUNet(golden_unet().set_train(False), tmp_path_factory.mktemp("golden") / "port.safetensors", "")
-
-
-@pytest.fixture(scope="module")
-def arrays():
-    return load_arrays("palette_unet.npz")
-
-
-def test_network_output_equals_the_port(golden, arrays):
-    assert relative_error(golden(Tensor(arrays["x"]), Tensor(arrays["gamma"])), arrays["unet_out"]) < 1e-5
-
-
-def test_chain_equals_the_port(golden, arrays, monkeypatch):
-    noises = iter(arrays["chain_noise"][-2::-1])
-    monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream.draw", lambda _: next(noises))
-    y_0 = DDPMSampler(golden, arrays["chain_betas"])(arrays["cond"], arrays["chain_noise"][-1])
-    assert relative_error(y_0, arrays["chain_nomask"]) < 1e-3
-
-
 @pytest.mark.parametrize("options, labels", [
     ({"patch_size": 2, "noise_input": "angle", "from_source": True}, None),
     ({"num_classes": 3}, [2, 0]),
@@ -65,34 +45,47 @@ def test_chain_equals_the_port(golden, arrays, monkeypatch):
 def test_every_kind_of_network_says_what_its_cell_says(tmp_path, options, labels):
     unet = filled(UNet(**TINY, **options))
     arguments = inputs(2, 16, 8, labels)
-    made = OnnxUNet(unet, tmp_path / "model.safetensors", "")(*arguments)
+    made = OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
     assert relative_error(made, unet(*arguments).asnumpy()) < 1e-5
 
 
 def test_a_size_is_exported_once_and_other_weights_again(tmp_path):
-    def names():
-        return sorted(path.name for path in tmp_path.iterdir())
+    def files():
+        return {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
 
-    unet = filled(UNet(**TINY))
-    OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(1, 8, 8))
-    first, = names()
-    time = (tmp_path / first).stat().st_mtime_ns
-    assert first.startswith("model.") and first.endswith(".8x8.onnx")
-    before = OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(3, 8, 8))
-    assert names() == [first] and (tmp_path / first).stat().st_mtime_ns == time
-    OnnxUNet(unet, tmp_path / "model.safetensors", "")(*inputs(1, 16, 8))
-    assert len(names()) == 2
+    unet, path = filled(UNet(**TINY)), tmp_path / "model.safetensors"
+    OnnxCell(unet, path, "these")(*inputs(1, 8, 8))
+    first, = files().items()
+    assert first[0].startswith("model.") and first[0].endswith(".8x8.onnx")
+    before = OnnxCell(unet, path, "these")(*inputs(3, 8, 8))
+    assert [*files().items()] == [first]
+    OnnxCell(unet, path, "these")(*inputs(1, 16, 8))
+    assert len(files()) == 2
     other = filled(UNet(**TINY))
     other.conv_out.bias.set_data(other.conv_out.bias + 1)
-    after = OnnxUNet(other, tmp_path / "model.safetensors", "")(*inputs(3, 8, 8))
-    assert len(names()) == 3
+    after = OnnxCell(other, path, "others")(*inputs(3, 8, 8))
+    assert len(files()) == 3
     np.testing.assert_allclose(after.asnumpy(), before.asnumpy() + 1, atol=1e-5)
+
+
+def test_pictures_of_many_sizes_do_not_pile_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("palette_ms.unet.onnx.MAX_FILES", 2)
+    monkeypatch.setattr("palette_ms.unet.onnx.MAX_SESSIONS", 1)
+    (tmp_path / "mine.8x8.onnx").touch()
+    (tmp_path / "model.8x8.onnx").touch()
+    network = OnnxCell(filled(UNet(**TINY)), tmp_path / "model.safetensors", "")
+    for height in (8, 16, 8, 24):
+        network(*inputs(1, height, 8))
+        time.sleep(0.02)  # a file system's clock may be as coarse
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"mine.8x8.onnx", "model.8x8.onnx", f"{network.name}.8x8.onnx", f"{network.name}.24x8.onnx"}
+    assert len(network.sessions) == 1
 
 
 def test_where_the_checkpoints_folder_cannot_be_written_the_users_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "file").touch()
-    OnnxUNet(filled(UNet(**TINY)), tmp_path / "file" / "model.safetensors", "")(*inputs(1, 8, 8))
+    OnnxCell(filled(UNet(**TINY)), tmp_path / "file" / "model.safetensors", "")(*inputs(1, 8, 8))
     path, = (tmp_path / "cache" / "palette_ms").iterdir()
     assert path.suffix == ".onnx"
 
@@ -114,13 +107,24 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", [
-    {"sampler": "ddpm"}, {"sampler": "dpmpp_2m", "steps": 4, "guidance": 1.5}, {"tile": 12}], ids=str)
+    {"sampler": "ddpm"}, {"sampler": "dpmpp_2m", "steps": 4, "guidance": 1.5, "reuse": 2}, {"tile": 12}], ids=str)
 def test_the_same_seed_gives_the_same_picture_in_both_runtimes(checkpoint, options):
     photo = np.random.default_rng(0).integers(0, 256, (13, 18, 3), np.uint8)
     pictures = [np.stack([np.asarray(image, int) for image in Palette.load(checkpoint, "cpu", name).restore(
         photo, "colorization", num_samples=2, seed=3, **options)]) for name in ("onnx", "mindspore")]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
     assert np.ptp(pictures[0]) > 50
+
+
+def test_a_checkpoint_written_anew_is_exported_anew(checkpoint, tmp_path):
+    path, pictures = tmp_path / "model.safetensors", []
+    config = Checkpoint(checkpoint).config
+    for weights in (filled(build_unet(config.model)), build_unet(config.model)):
+        save_checkpoint(path, config, weights=unet_arrays(weights))
+        picture, = Palette.load(path, "cpu").restore(Image.new("RGB", (8, 8)), steps=2)
+        pictures.append(np.asarray(picture))
+    assert np.abs(np.subtract(*pictures, dtype=float)).max() > 0
+    assert len(list(tmp_path.glob("*.onnx"))) == 2
 
 
 def test_auto_takes_onnx_runtime_where_it_is_installed(checkpoint, monkeypatch):

@@ -3,12 +3,13 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from palette_ms.config import load_config
+from palette_ms.diffusion.denoisers import ReusingUNet
 from palette_ms.unet import AttentionBlock, ResidualBlock, Swish, TimeEmbedding, UNet
 from palette_ms.unet.layers import GroupNorm, Upsample
-from palette_ms.unet.unet import SOURCE_STD
+from palette_ms.unet.unet import SOURCE_STD, DeepFeatures, FinestLevel
 
 TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
 
@@ -192,3 +193,33 @@ def test_the_ports_preset_has_its_number_of_parameters(repository):
     unet = UNet(**vars(config.model))
     # the PyTorch port's log: "parameters: 62.6 M" for its guided_diffusion network with this configuration
     assert sum(p.size for p in unet.get_parameters()) / 1e6 == pytest.approx(62.6, abs=0.05)
+
+
+# Deep features
+
+
+@pytest.mark.parametrize("options", [{}, {"channel_mults": (1,)}], ids=str)
+def test_its_own_deep_features_give_the_whole_networks_answer(options):
+    unet = randomize(UNet(**{**TINY, "norm_groups": 4, **options}))
+    x, gamma, other = Tensor(normal(1, 6, 8, 8)), Tensor([0.3], ms.float32), Tensor([0.35], ms.float32)
+    output, deep = DeepFeatures(unet)(x, gamma)
+    np.testing.assert_allclose(FinestLevel(unet)(deep, x, gamma).asnumpy(), output.asnumpy(), rtol=1e-5, atol=1e-6)
+    near, far = (np.abs((FinestLevel(unet)(features, x, other) - unet(x, other)).asnumpy()).max()
+                 for features in (deep, ops.zeros_like(deep)))
+    assert 0 < near < far
+
+
+def test_the_coarser_levels_work_in_one_call_of_the_interval():
+    calls = []
+
+    def whole(x, time):
+        calls.append("whole")
+        return x + time, 10 * time
+
+    def finest(deep, x, time):
+        calls.append("finest")
+        return x + deep
+
+    unet = ReusingUNet(whole, finest, 3)
+    assert [unet(1, time) for time in (1, 2, 3, 4, 5)] == [2, 11, 11, 5, 41]
+    assert calls == ["whole", "finest", "finest", "whole", "finest"]

@@ -44,3 +44,29 @@ class GuidedUNet(nn.Cell):
         channels = y_t.shape[1]
         guided = given[:, :channels] + (self.weight - 1) * (given - without)[:, :channels]
         return guided if given.shape[1] == channels else ops.concat((guided, given[:, channels:]), 1)
+
+
+class ReusingUNet:
+    """A network whose coarser levels work in one call of several only, for one chain (Ma et al. 2023, arXiv 2312.00858:
+    DeepCache). What they say changes little from one noise level of a chain to the next; the finest level, which the
+    picture's detail depends on, works in every call.
+
+    Args:
+        whole: called as whole(x, time[, label]) → (output, deep), such as `palette_ms.unet.unet.DeepFeatures`.
+        finest: called as finest(deep, x, time[, label]) → output, such as `palette_ms.unet.unet.FinestLevel`.
+        interval: the calls that share deep features, 1 with the next interval − 1.
+    """
+
+    def __init__(self, whole, finest, interval):
+        self.whole = whole
+        self.finest = finest
+        self.interval = interval
+        self.calls = 0
+
+    def __call__(self, x, time, *label):
+        if self.calls % self.interval == 0:
+            output, self.deep = self.whole(x, time, *label)
+        else:
+            output = self.finest(self.deep, x, time, *label)
+        self.calls += 1
+        return output

@@ -54,6 +54,8 @@ class Sampling:
         guidance: classifier-free guidance's weight w (Ho & Salimans 2022, arXiv 2207.12598): the network's answer is
             w times that with the source minus w − 1 times that without. 1: off. For models whose training left out
             sources (`training.source_dropout`).
+        reuse: calls that share what the network's coarser levels make, see
+            `palette_ms.diffusion.denoisers.ReusingUNet`. 1: every call is the whole network's.
 
     Raises:
         ValueError: a value that is not as above.
@@ -67,6 +69,7 @@ class Sampling:
     strength: float = 1.0
     tolerance: float = 0.0
     guidance: float = 1.0
+    reuse: int = 1
 
     def __post_init__(self):
         if self.sampler is not None and self.sampler not in SOLVERS:
@@ -85,6 +88,8 @@ class Sampling:
             raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
         if self.guidance < 1:
             raise ValueError(f"guidance must be at least 1 (off), not {self.guidance}")
+        if self.reuse < 1:
+            raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")
 
 
 class NoiseStream:

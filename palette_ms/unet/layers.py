@@ -272,3 +272,11 @@ class DownsampleConv(nn.Cell):
 
     def construct(self, x, emb):
         return self.conv(x)
+
+
+def use_cpu_kernels(network, wanted):
+    """Compute by the operators that are fast in MindSpore on a CPU, or by those that every device has (and that can be
+    exported). They are chosen by the device when a Cell is made."""
+    for _, cell in network.cells_and_names():
+        if hasattr(cell, "on_cpu"):
+            cell.on_cpu = wanted

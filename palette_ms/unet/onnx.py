@@ -1,8 +1,12 @@
 """The U-Net in ONNX Runtime, whose convolutions on a CPU are faster than MindSpore's (see benchmarks/README.md)."""
 
+import glob
 import hashlib
 import os
 import shutil
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -11,58 +15,85 @@ import numpy as np
 from mindspore import Tensor
 
 from palette_ms.errors import UserError
+from palette_ms.unet.layers import use_cpu_kernels
+
+# Every size of pictures takes a file, and a session in memory, as large as the weights.
+MAX_FILES, MAX_SESSIONS = 8, 2
 
 
-class OnnxUNet:
-    """The network of a Cell, called as the Cell is; a sampler calls it step by step.
+class OnnxCell:
+    """The network of a Cell, or a part of it, called as the Cell is; a sampler calls it step by step.
 
     It is exported once for every height and width, a picture at a time: MindSpore's exporter writes fixed sizes, and so
     batches of any number share a file. Files are kept beside the checkpoint, or where that folder cannot be written in
-    the user's cache folder, or else in the temporary one. Their names tell a digest of weights and network.
+    the user's cache folder, or else in the temporary one; of a checkpoint the last `MAX_FILES`. The pictures of a batch
+    are computed side by side, the processor's cores divided among them.
 
     Args:
-        unet: the Cell, for sampling (`set_train(False)`), float32.
+        cell: the Cell, for sampling (`set_train(False)`), float32. All its inputs and outputs begin with N.
         checkpoint: path of the file that it was loaded from.
-        description: what else makes the network what it is, a text: its config.
+        identity: a text that tells weights, config and part of the network from others.
 
-    Inputs: x (N, C, H, W), time (N,); label (N,) for a network with labels. Output: Tensor (N, C', H, W), float32.
+    Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
 
     Raises:
         UserError: the network cannot be exported, or its file be written anywhere.
     """
 
-    def __init__(self, unet, checkpoint, description):
-        self.unet = unet
-        checkpoint = Path(checkpoint)
+    def __init__(self, cell, checkpoint, identity):
+        self.cell = cell
+        self.checkpoint = checkpoint = Path(checkpoint)
+        self.identity = identity
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         self.folders = [checkpoint.absolute().parent, cache / "palette_ms", Path(gettempdir()) / "palette_ms"]
-        self.name = f"{checkpoint.stem}.{_digest(unet, description)}"
-        self.sessions = {}
+        self.name = f"{checkpoint.stem}.{_digest(identity)}"
+        self.sessions = OrderedDict()
 
-    def __call__(self, x, time, label=None):
-        inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in (x, time, label) if tensor is not None]
-        size = inputs[0].shape[1:]
-        if size not in self.sessions:
-            self.sessions[size] = self._open(inputs)
-        session = self.sessions[size]
+    def part(self, cell, name):
+        """Another Cell of the same weights."""
+        return OnnxCell(cell, self.checkpoint, f"{self.identity} {name}")
+
+    def __call__(self, *inputs):
+        inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in inputs if tensor is not None]
+        batch = len(inputs[0])
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        workers = min(batch, cores)
+        session = self._session(inputs, cores // workers if workers > 1 else 0)
         names = [node.name for node in session.get_inputs()]
-        outputs = [session.run(None, {name: array[i:i + 1] for name, array in zip(names, inputs)})[0]
-                   for i in range(len(inputs[0]))]
-        return Tensor(np.concatenate(outputs))
+        pictures = [{name: array[i:i + 1] for name, array in zip(names, inputs)} for i in range(batch)]
+        with ThreadPoolExecutor(workers) as pool:
+            outputs = list(pool.map(lambda feed: session.run(None, feed), pictures))
+        outputs = [Tensor(np.concatenate(arrays)) for arrays in zip(*outputs)]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _open(self, inputs):
+    def _session(self, inputs, threads):
+        """Of ONNX Runtime, for these inputs' size, that computes a picture by so many threads (0: its choice)."""
+        key = *(array.shape[1:] for array in inputs), threads
+        if key not in self.sessions:
+            self.sessions[key] = self._open(inputs, threads)
+            if len(self.sessions) > MAX_SESSIONS:
+                self.sessions.popitem(last=False)
+        self.sessions.move_to_end(key)
+        return self.sessions[key]
+
+    def _open(self, inputs, threads):
         import onnxruntime
 
-        height, width = inputs[0].shape[2:]
+        height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)  # the picture's
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         for folder in self.folders:
             path = folder / f"{self.name}.{height}x{width}.onnx"
             try:
                 if not path.exists():
                     folder.mkdir(parents=True, exist_ok=True)
                     self._export(path, inputs)
+                    self._forget(folder)
             except OSError:
                 continue
-            return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            with suppress(OSError):  # in a folder that others wrote and this user only reads
+                path.touch()
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         raise UserError(f"the network's ONNX file can be written in none of {', '.join(map(str, self.folders))}; "
                         "--runtime mindspore does without")
 
@@ -73,28 +104,32 @@ class OnnxUNet:
             # since MindSpore takes no spaces in names and writes files that cannot be written again.
             with open(part, "wb") as file, TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "unet.onnx"
-                self.unet.use_cpu_kernels(False)
+                use_cpu_kernels(self.cell, False)
                 try:
-                    ms.export(self.unet, *(Tensor(array[:1]) for array in inputs), file_name=str(exported),
+                    ms.export(self.cell, *(Tensor(array[:1]) for array in inputs), file_name=str(exported),
                               file_format="ONNX")
                 except RuntimeError as error:
                     raise UserError(f"MindSpore {ms.__version__} cannot export this network to ONNX: "
                                     f"{str(error).splitlines()[0]}; --runtime mindspore does without") from None
                 finally:
-                    self.unet.use_cpu_kernels(True)
+                    use_cpu_kernels(self.cell, True)
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
+    def _forget(self, folder):
+        """Remove all of this checkpoint's files but those used last, those of its earlier weights too."""
+        pattern = f"{glob.escape(self.checkpoint.stem)}.{'[0-9a-f]' * 16}.*x*.onnx"
+        files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+        for path in files[:-MAX_FILES]:
+            path.unlink(missing_ok=True)
 
-def _digest(unet, description):
-    """Of the weights, the config, and the code and the MindSpore that make a graph of them."""
-    digest = hashlib.sha256(f"{description} {ms.__version__}".encode())
+
+def _digest(identity):
+    """Of the network, and the code and the MindSpore that make a graph of it."""
+    digest = hashlib.sha256(f"{identity} {ms.__version__}".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    for name, parameter in unet.parameters_and_names():
-        digest.update(name.encode())
-        digest.update(parameter.asnumpy())
     return digest.hexdigest()[:16]

@@ -151,6 +151,7 @@ class UNet(nn.Cell):
                 path.append(down(channels))
                 skip_channels.append(channels)
         self.down = nn.CellList(path)
+        self.finest = residual_blocks(0)  # how many of `down` stand at full size; one more of `up`
 
         self.middle1 = stage(channels, channels, True, 0)
         self.middle2 = residual(channels, channels, dilation=2 if attention == "dilated" else 1)
@@ -183,13 +184,6 @@ class UNet(nn.Cell):
         """Of the weights."""
         return sum(parameter.nbytes for parameter in self.get_parameters())
 
-    def use_cpu_kernels(self, wanted):
-        """Compute by the operators that are fast in MindSpore on a CPU, or by those that every device has (and that can
-        be exported). They are chosen by the device when the network is made."""
-        for _, cell in self.cells_and_names():
-            if hasattr(cell, "on_cpu"):
-                cell.on_cpu = wanted
-
     def attention_bytes(self, height, width):
         """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
 
@@ -210,6 +204,17 @@ class UNet(nn.Cell):
         return largest
 
     def construct(self, x, gamma, label=None):
+        return self.answer(x, gamma, label)[0]
+
+    def answer(self, x, gamma, label=None, deep=None):
+        """The output, and what comes up from the coarser levels to the finest one.
+
+        Args:
+            x, gamma, label: as the inputs.
+            deep: what came up for another noise level of the chain, taken in place of the coarser levels' work.
+
+        Returns: (output, deep), deep (N, C, H / patch_size, W / patch_size).
+        """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
         noise_input = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.embeds_angle else gamma
@@ -223,15 +228,27 @@ class UNet(nn.Cell):
             emb = emb + ops.gather(self.label_embedding, label, 0)
         h = self.conv_in(self.to_patches(x))
         skips = (h,)
-        for cell in self.down:
-            h = cell(h, emb)
+        for i in range(self.finest):
+            h = self.down[i](h, emb)
             skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb), emb)
-        for i, cell in enumerate(self.up):
-            h = cell(ops.concat((h, skips[-1 - i]), 1), emb)
+        if deep is None:
+            deep = self.coarser_levels(h, emb)
+        h = deep
+        for i in range(self.finest + 1):
+            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb)
         h = self.conv_out(self.act(self.norm_out(h)))
         y = self.from_patches(ops.cast(h, mstype.float32))
-        return source + SOURCE_STD * y if self.from_source else y
+        return (source + SOURCE_STD * y if self.from_source else y), deep
+
+    def coarser_levels(self, h, emb):
+        skips = ()
+        for i in range(self.finest, len(self.down)):
+            h = self.down[i](h, emb)
+            skips = skips + (h,)
+        h = self.middle2(self.middle1(h, emb), emb)
+        for i in range(len(skips)):
+            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb)
+        return h
 
     def to_patches(self, x):
         p = self.patch_size
@@ -248,3 +265,25 @@ class UNet(nn.Cell):
         n, c, h, w = x.shape
         x = x.reshape((n, c // (p * p), p, p, h, w)).transpose((0, 1, 4, 2, 5, 3))
         return x.reshape((n, c // (p * p), h * p, w * p))
+
+
+class DeepFeatures(nn.Cell):
+    """The answer of a `UNet` and its deep features, see `UNet.answer`."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def construct(self, x, gamma, label=None):
+        return self.unet.answer(x, gamma, label)
+
+
+class FinestLevel(nn.Cell):
+    """The answer of a `UNet` to given deep features, see `UNet.answer`."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def construct(self, deep, x, gamma, label=None):
+        return self.unet.answer(x, gamma, label, deep)[0]
