@@ -160,16 +160,13 @@ class UNet(nn.Cell):
         """In training, compute the residual and attention blocks of so many levels, from the finest, again in the
         backward pass rather than keep what they made (Chen et al. 2016, arXiv 1604.06174).
 
-        Once only, before the network is first called. The outputs of dropout are kept: MindSpore would draw other zeros
-        the second time, and the gradients be of another function.
+        Once only, before the network is first called.
         """
         for level, cell in zip(self.levels, (*self.down, self.middle1, self.middle2, *self.up)):
             if level < levels:
                 for _, block in cell.cells_and_names():
                     if isinstance(block, (ResidualBlock, AttentionBlock)):
                         block.recompute()
-                    elif isinstance(block, nn.Dropout):
-                        block.dropout.recompute(False)
         return self
 
     @property
