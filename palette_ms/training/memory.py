@@ -18,8 +18,8 @@ class Memory:
     (see `palette_ms.unet.cost`). When the weights are updated the activations are gone, and gradients lie beside
     those that have been clipped.
 
-    How far it is off: parameters are exact. What a picture more added to the measured peak was 0.6 to 0.9 times the
-    estimate on a CPU in float32, without graphs, and 1.7 times where attention over many positions is nearly all there
+    How far it is off: parameters are exact. What a picture more added to the measured peak was 0.6 to 1.2 times the
+    estimate on a CPU, without graphs, and 1.6 to 1.7 times where attention over many positions is nearly all there
     is (docs/memory.md). Nothing was measured on a card, where the compiler fuses operators and keeps less, and their
     working space comes on top.
 
