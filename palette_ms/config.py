@@ -179,6 +179,10 @@ class TrainingConfig:
     ema_decay: float = 0.9999
     source_dropout: float = 0.0  # share of the pictures trained on without their source, for guidance
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    # Blocks of so many levels, from the finest, are computed again in the backward pass rather than kept in memory.
+    recompute: int = 0
+    shard_optimizer: bool = False  # each rank keeps Adam's moments of its share of the weights
+    jit_level: Optional[Literal["O0", "O1", "O2"]] = None  # of MindSpore's compiler; None: its own choice
     seed: int = 0
     init_from: Optional[str] = None  # a checkpoint whose weights to start from
     log_every: int = 50
@@ -335,6 +339,9 @@ def _check_ranges(config, where):
                           ("training", "max_grad_norm"), ("training", "sample_every"), ("training", "seed")):
         if getattr(getattr(config, section), name) < 0:
             raise UserError(f"{where}: {section}.{name} must not be negative")
+    if not 0 <= config.training.recompute <= len(config.model.channel_mults):
+        raise UserError(f"{where}: training.recompute must be from 0 to {len(config.model.channel_mults)}, the number "
+                        "of levels in model.channel_mults")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:

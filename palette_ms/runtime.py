@@ -160,3 +160,12 @@ def sum_over_ranks(values):
     from mindspore import Tensor, ops
 
     return ops.AllReduce()(Tensor(values.reshape(-1))).asnumpy().reshape(values.shape)
+
+
+def gather(values):
+    """The arrays of all ranks, which all must call it with the same shape, one after the other: (ranks, …)."""
+    if _ranks == 1:
+        return values[None]
+    from mindspore import Tensor, ops
+
+    return ops.AllGather()(Tensor(values.reshape(-1))).asnumpy().reshape((_ranks, *values.shape))

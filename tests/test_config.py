@@ -78,6 +78,8 @@ def test_a_config_survives_json_and_yaml(tmp_path):
     ("training: {learning_rate: fast}", "training.learning_rate must be a number"),
     ("training: {learning_rate: .nan}", "training.learning_rate must be a number"),
     ("training: {steps: 0}", "training.steps must be above 0"),
+    ("training: {recompute: 5}", "training.recompute must be from 0 to 4, the number of levels in model.channel_mults"),
+    ("training: {jit_level: O3}", "training.jit_level is 'O3'; it must be one of O0, O1, O2"),
     ("training: {ema_decay: 1.0}", "training.ema_decay must be at least 0 and below 1"),
     ("data: {flip: maybe}", "data.flip must be true or false"),
     ("data: {folder: photos}", "unknown key data.folder; there are path, "),

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from palette_ms.checkpoint import Checkpoint
+
 BATCH = 2
 
 
@@ -45,7 +47,8 @@ def write_config(path, photos, output, **training):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Arrays of one process with twice the batch, and of two ranks that were interrupted at step 2 and went on."""
+    """Arrays of one process with twice the batch, and of two ranks that were interrupted at step 2 and went on with the
+    optimizer's state spread over them."""
     from skimage import data
 
     folder, script = tmp_path_factory.mktemp("ranks"), Path(__file__).with_name("train_rank.py")
@@ -57,8 +60,9 @@ def runs(tmp_path_factory):
     done = subprocess.run([sys.executable, script, one, folder / "whole"], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(repository)}, cwd=folder)
     assert done.returncode == 0, done.stderr
-    two = write_config(folder / "two.yaml", folder / "photos", folder / "two", batch_size=BATCH)
-    for name, arguments in (("first", ["2"]), ("second", [])):
+    for name, arguments, sharded in (("first", ["2"], False), ("second", [], True)):
+        two = write_config(folder / f"{name}.yaml", folder / "photos", folder / "two", batch_size=BATCH,
+                           shard_optimizer=sharded)
         status, output = msrun(folder, script, two, folder / name, *arguments, repository=repository)
         assert status == 0, output
     return folder
@@ -77,6 +81,18 @@ def test_two_ranks_train_as_one_process_with_twice_the_batch(runs):
     for name, value in whole.items():
         if name.startswith(("weights.", "ema.")):
             np.testing.assert_allclose(ranks[0][name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_each_rank_keeps_half_of_a_spread_optimizers_state_and_the_file_has_it_whole(runs):
+    before, after = arrays(runs, "first_0"), arrays(runs, "second_0")
+    padding = 2 * len(unet_names := [name for name in before if name.startswith("weights.")])
+    assert before["moments"] / 2 <= after["moments"] <= before["moments"] / 2 + padding
+    states = [Checkpoint(runs / run / "state_0000004.safetensors").tensors("optimizer") for run in ("one", "two")]
+    assert states[0].keys() == states[1].keys() and len(states[0]) > 2 * len(unet_names)
+    for name, value in states[0].items():
+        assert value.shape == states[1][name].shape
+        if name.startswith("moment"):
+            np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=name)
 
 
 def test_two_ranks_hold_the_same_weights_to_the_bit(runs):

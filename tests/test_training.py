@@ -226,6 +226,13 @@ def test_bfloat16_on_a_cpu_is_refused(photos, tmp_path):
         loop.Trainer(tiny_config(photos, tmp_path, precision="bfloat16"))
 
 
+def test_recomputation_and_the_compilers_level_reach_what_they_are_for(photos, tmp_path):
+    trainer = loop.Trainer(tiny_config(photos, tmp_path, recompute=1, jit_level="O1"))
+    assert trainer.unet.down[0].residual.get_scope().startswith("recompute_")
+    assert trainer.ema.down[0].residual.get_scope() is None  # it only makes pictures
+    assert trainer.step_cell.jit_config_dict["jit_level"] == "O1"
+
+
 def test_too_short_runs_are_told_what_to_expect(photos, tmp_path):
     config = tiny_config(photos, tmp_path)
     assert "12 pictures" in loop.advice(config, 0) and "training.steps" in loop.advice(config, 0)
@@ -410,7 +417,7 @@ def test_tasks_of_another_order_cannot_start_from_a_task_embedding(photos, tmp_p
     tasks = [{"name": "colorization"}, {"name": "inpainting"}]
     config = with_tasks(tiny_config(photos, tmp_path / "a"), tasks, num_classes=3)
     trainer = loop.Trainer(config)
-    trainer.save(tmp_path / "model.safetensors", with_optimizer=False)
+    trainer.save(tmp_path / "model.safetensors")
     raw = with_tasks(tiny_config(photos, tmp_path / "b", init_from=str(tmp_path / "model.safetensors")), tasks[::-1],
                      num_classes=3)
     with pytest.raises(UserError, match="must begin with colorization, inpainting"):

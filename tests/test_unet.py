@@ -223,3 +223,48 @@ def test_the_coarser_levels_work_in_one_call_of_the_interval():
     unet = ReusingUNet(whole, finest, 3)
     assert [unet(1, time) for time in (1, 2, 3, 4, 5)] == [2, 11, 11, 5, 41]
     assert calls == ["whole", "finest", "finest", "whole", "finest"]
+
+
+# Recomputation
+
+
+@pytest.mark.parametrize("levels, expected", [
+    (0, set()),
+    (1, {"down.0.residual", "down.1", "up.2.residual", "up.3.residual"}),  # the finest, and halving to the next
+    (2, {"down.0.residual", "down.1", "down.2.residual", "down.2.attention", "middle1.residual", "middle1.attention",
+         "middle2", "up.0.residual", "up.0.attention", "up.1.residual", "up.1.attention", "up.1.resample",
+         "up.2.residual", "up.3.residual"})])
+def test_the_blocks_of_the_finest_levels_are_recomputed_and_no_others(levels, expected):
+    unet = UNet(**TINY).recompute_blocks(levels)
+    assert {name for name, cell in unet.cells_and_names() if isinstance(cell, (ResidualBlock, AttentionBlock))
+            and (cell.get_scope() or "").startswith("recompute_")} == expected
+
+
+def test_recomputed_blocks_have_the_same_gradients():
+    def gradients(levels):
+        unet = randomize(UNet(base_channels=8, channel_mults=(1,), num_res_blocks=1, attention_resolutions=(1,),
+                              norm_groups=2)).recompute_blocks(levels)
+
+        def loss(x, gamma):
+            return (unet(x, gamma) ** 2).sum()
+
+        step = ms.value_and_grad(loss, None, ms.ParameterTuple(unet.trainable_params()))
+        return step(Tensor(normal(2, 6, 4, 4)), Tensor(np.array([0.2, 0.9], np.float32)))[1]
+
+    for kept, again in zip(gradients(0), gradients(1)):
+        np.testing.assert_allclose(again.asnumpy(), kept.asnumpy(), rtol=1e-5, atol=1e-5 * np.abs(kept.asnumpy()).max())
+
+
+def test_the_gradients_of_a_recomputed_block_are_of_the_zeros_that_dropout_drew():
+    block = randomize(ResidualBlock(8, 8, 16, dropout=0.5, norm_groups=2)).set_train()
+    block.recompute()
+    block.conv2.bias.set_data(Tensor(np.zeros(8, np.float32)))
+    x, emb, weight = Tensor(normal(1, 8, 6, 6)), Tensor(normal(1, 16)), Tensor(normal(1, 8, 6, 6, seed=1))
+
+    def branch(x, emb):
+        return ((block(x, emb) - x) * weight).sum()
+
+    value, grads = ms.value_and_grad(branch, None, ms.ParameterTuple([block.conv2.weight]))(x, emb)
+    # The branch is linear in its last convolution: its value is the product of weights and gradient (Euler).
+    product = (grads[0].asnumpy().astype(float) * block.conv2.weight.asnumpy()).sum()
+    assert product == pytest.approx(float(value.asnumpy()), rel=1e-4)

@@ -41,10 +41,11 @@ def main(path, arrays, interrupted=None):
     with suppress(KeyboardInterrupt):
         loop.train(config, "auto")
     trainer = recording.trainer
-    np.savez(f"{arrays}_{runtime.rank()}.npz", losses=losses, step=trainer.step,
+    moments = sum(p.size for p in trainer.step_cell.get_parameters() if p.name.startswith("moment"))
+    np.savez(f"{arrays}_{runtime.rank()}.npz", losses=losses, step=trainer.step, moments=moments,
              **{f"weights.{name}": value for name, value in unet_arrays(trainer.unet).items()},
              **{f"ema.{name}": value for name, value in unet_arrays(trainer.ema).items()},
-             **{f"optimizer.{name}": p.asnumpy() for name, p in trainer._optimizer_parameters().items()})
+             **{f"optimizer.{name}": value for name, value in trainer.optimizer_arrays().items()})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
+from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, WarmUp
 from palette_ms.training.teacher import open_teacher
 
@@ -85,20 +86,32 @@ class Trainer:
         if training.precision != "float32":
             for network in filter(None, (self.unet, self.teacher)):
                 network.use_precision(getattr(ms, training.precision))
+        self.unet.recompute_blocks(training.recompute)
         if config.distillation:
             loss = DistillationLoss(self.unet, self.teacher, gammas, diffusion.prediction, diffusion.clip)
         else:
             loss = DiffusionLoss(self.unet, diffusion.loss, diffusion.prediction)
-        self.optimizer = nn.Adam(self.unet.trainable_params(),
-                                 WarmUp(training.learning_rate, training.warmup_steps))
+        self.optimizer = self._create_optimizer()
         self.step_cell = TrainStep(loss, self.optimizer, list(self.ema.get_parameters()), training.ema_decay,
                                    training.max_grad_norm, training.accumulation, training.precision == "float16",
                                    runtime.ranks())
         self.step_cell.set_train()
+        if training.jit_level:
+            self.step_cell.set_jit_config(ms.JitConfig(jit_level=training.jit_level))
         if self.teacher:
             self.teacher.set_train(False)  # no dropout
         self.step = 0
         self.samples = None  # what the grids show, and the compiled chain
+
+    def _create_optimizer(self):
+        training, weights = self.config.training, self.unet.trainable_params()
+
+        def adam(parameters):
+            return nn.Adam(parameters, WarmUp(training.learning_rate, training.warmup_steps))
+
+        if training.shard_optimizer and runtime.ranks() > 1:
+            return ShardedOptimizer(weights, adam, runtime.rank(), runtime.ranks())
+        return adam(weights)
 
     def _start_from(self, checkpoint):
         if checkpoint.config.model != self.config.model:
@@ -114,8 +127,15 @@ class Trainer:
     # The state
 
     def _optimizer_parameters(self):
+        """By the names they have in a training state, on any number of ranks."""
         networks = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
-        return {p.name: p for p in self.step_cell.get_parameters() if id(p) not in networks}
+        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in networks}
+        found.pop(None, None)
+        return found
+
+    def optimizer_arrays(self):
+        """What a training state holds besides the networks, whole: all ranks must call it."""
+        return {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
 
     def pictures_seen(self):
         """How many training pictures the model has seen, or None where those of its first weights are not known."""
@@ -124,9 +144,8 @@ class Trainer:
         training = self.config.training
         return self.pictures_before + self.step * training.batch_size * training.accumulation * runtime.ranks()
 
-    def save(self, path, with_optimizer):
-        """Write a checkpoint; with the optimizer it is a training state that a run can go on from."""
-        optimizer = {name: p.asnumpy() for name, p in self._optimizer_parameters().items()} if with_optimizer else None
+    def save(self, path, optimizer=None):
+        """Write a checkpoint; with what `optimizer_arrays` returns it is a training state that a run can go on from."""
         save_checkpoint(path, self.config, self.step, self.pictures_seen(), unet_arrays(self.unet),
                         unet_arrays(self.ema), optimizer)
 
@@ -141,7 +160,7 @@ class Trainer:
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
         for name, parameter in parameters.items():
-            parameter.set_data(Tensor(arrays[name]))
+            parameter.set_data(Tensor(own(self.optimizer, parameter, arrays[name])))
         self.step = checkpoint.step
         self.pictures_before = 0
         self.pictures_before = None if checkpoint.pictures is None else checkpoint.pictures - self.pictures_seen()
@@ -196,12 +215,13 @@ class Trainer:
                 if writes and training.sample_every and (done or self.step % training.sample_every == 0):
                     self._sample(output / "samples" / f"step_{self.step:07d}.png")
         if writes:
-            self.save(output / MODEL_FILE, with_optimizer=False)
+            self.save(output / MODEL_FILE)
         return output / MODEL_FILE
 
     def _save_state(self, output):
+        optimizer = self.optimizer_arrays()
         if runtime.rank() == 0:
-            self.save(output / f"state_{self.step:07d}.safetensors", with_optimizer=True)
+            self.save(output / f"state_{self.step:07d}.safetensors", optimizer)
             for old in sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
                 old.unlink()
         runtime.sum_over_ranks(0)  # msrun kills all ranks once one ends interrupted: none may before the state is whole

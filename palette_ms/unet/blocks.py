@@ -58,6 +58,13 @@ class ResidualBlock(nn.Cell):
         h = self.conv2(self.dropout(self.act(h)))
         return self.skip(self.resample(x)) + h
 
+    def recompute(self, **options):
+        """As any cell's, but what dropout put out is kept: MindSpore would draw other zeros the second time, and the
+        gradients would not be those of the loss."""
+        super().recompute(**options)
+        if isinstance(self.dropout, nn.Dropout):
+            self.dropout.dropout.recompute(False)
+
 
 class AttentionBlock(nn.Cell):
     """Multi-head self-attention, added to the input: over all positions, or within non-overlapping blocks of them.
@@ -113,9 +120,17 @@ class AttentionBlock(nn.Cell):
 
         It holds the padding too. Ascend's fused operator never makes it.
         """
-        count, positions = 1, height * width
-        if self.is_local:
-            rows, columns = (block_edges(side, self.blocks, self.block_size) for side in (height, width))
-            count = (len(rows) - 1) * (len(columns) - 1)
-            positions = int(np.diff(rows).max() * np.diff(columns).max())
+        count, positions = block_shape(height, width, self.blocks, self.block_size)
         return count, self.num_heads, positions, positions
+
+
+def block_shape(height, width, blocks, block_size):
+    """What attention is within, in a map of that size: (number of blocks, positions of each, with padding).
+
+    Args:
+        blocks, block_size: of `AttentionBlock`; where both are None, the map is the only block.
+    """
+    if blocks is None and block_size is None:
+        return 1, height * width
+    rows, columns = (np.diff(block_edges(side, blocks, block_size)) for side in (height, width))
+    return len(rows) * len(columns), int(rows.max() * columns.max())

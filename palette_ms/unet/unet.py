@@ -8,6 +8,7 @@ from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.layers import DownsampleConv, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
+from palette_ms.unet.plan import plan
 
 # Of y₀ − source where pixels are to be made, in [−1, 1]: over 400 crops of the quickstart's photos its root mean square
 # was 0.24 for smoothly filled holes and 0.23 for gray pictures. Only the order of magnitude matters.
@@ -112,59 +113,37 @@ class UNet(nn.Cell):
         self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
         time_channels = 4 * base_channels
 
-        def residual_blocks(level):
-            replaces = attention in ("none", "dilated") and 2**level in attention_resolutions
-            return 2 * num_res_blocks if replaces else num_res_blocks
-
         def residual(c_in, c_out, resample=None, dilation=1):
             return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample, norm_groups, dilation)
 
-        def stage(c_in, c_out, attends, index, resample=None):
-            """The block of that index in its level; `attends`: attention stands there, or what replaces it."""
+        def resampling(channels, way):
+            if resblock_updown:
+                return residual(channels, channels, way)
+            return UpsampleConv(channels) if way == "up" else DownsampleConv(channels)
+
+        def build(step):
+            resample = resampling(step.c_out, step.resample) if step.resample else None
+            if step.kind == "resampling":
+                return resample
             block = None
-            if attends and attention in ("global", "local"):
-                block = AttentionBlock(c_out, num_heads, num_head_channels, norm_groups, attention_blocks,
+            if step.attends:
+                block = AttentionBlock(step.c_out, num_heads, num_head_channels, norm_groups, attention_blocks,
                                        attention_block_size)
-            dilation = 2 ** (index % (2 * num_res_blocks)) if attends and attention == "dilated" else 1
-            return Stage(residual(c_in, c_out, dilation=dilation), block, resample)
+            return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample)
 
-        def down(channels):
-            return residual(channels, channels, "down") if resblock_updown else DownsampleConv(channels)
-
-        def up(channels):
-            return residual(channels, channels, "up") if resblock_updown else UpsampleConv(channels)
-
-        channels = int(base_channels * channel_mults[0])
+        down, middle, up = plan(base_channels, channel_mults, num_res_blocks, attention_resolutions, attention)
         self.time_embedding = TimeEmbedding(base_channels, time_channels)
         if num_classes:
             self.label_embedding = Parameter(initializer(Normal(1.0), (num_classes, time_channels)))
-        self.conv_in = conv(in_channels * patch_size**2, channels, 3)
-        last = len(channel_mults) - 1
-
-        path, skip_channels = [], [channels]
-        for level, mult in enumerate(channel_mults):
-            for i in range(residual_blocks(level)):
-                c_in, channels = channels, int(base_channels * mult)
-                path.append(stage(c_in, channels, 2**level in attention_resolutions, i))
-                skip_channels.append(channels)
-            if level != last:
-                path.append(down(channels))
-                skip_channels.append(channels)
-        self.down = nn.CellList(path)
-        self.finest = residual_blocks(0)  # how many of `down` stand at full size; one more of `up`
-
-        self.middle1 = stage(channels, channels, True, 0)
-        self.middle2 = residual(channels, channels, dilation=2 if attention == "dilated" else 1)
-
-        path = []
-        for level, mult in reversed(list(enumerate(channel_mults))):
-            for i in range(residual_blocks(level) + 1):
-                c_in, channels = channels + skip_channels.pop(), int(base_channels * mult)
-                ends_level = level != 0 and i == residual_blocks(level)
-                path.append(stage(c_in, channels, 2**level in attention_resolutions, i,
-                                  up(channels) if ends_level else None))
-        self.up = nn.CellList(path)
-
+        self.conv_in = conv(in_channels * patch_size**2, down[0].c_in, 3)
+        self.down = nn.CellList([build(step) for step in down])
+        self.middle1 = build(middle[0])
+        self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
+        self.up = nn.CellList([build(step) for step in up])
+        self.levels = [step.level for step in (*down, *middle, *up)]
+        # How many of `down` stand at full size; one more of `up`.
+        self.finest = sum(step.kind == "stage" and step.level == 0 for step in down)
+        channels = up[-1].c_out
         self.norm_out = GroupNorm(channels, norm_groups)
         self.act = Swish()
         self.conv_out = conv(channels, out_channels * patch_size**2, 3, zero=True)
@@ -177,6 +156,19 @@ class UNet(nn.Cell):
         for _, cell in self.cells_and_names():
             if isinstance(cell, (nn.Conv2d, nn.Dense)):
                 cell.to_float(dtype)
+        return self
+
+    def recompute_blocks(self, levels):
+        """In training, compute the residual and attention blocks of so many levels, from the finest, again in the
+        backward pass rather than keep what they made (Chen et al. 2016, arXiv 1604.06174).
+
+        Once only, before the network is first called.
+        """
+        for level, cell in zip(self.levels, (*self.down, self.middle1, self.middle2, *self.up)):
+            if level < levels:
+                for _, block in cell.cells_and_names():
+                    if isinstance(block, (ResidualBlock, AttentionBlock)):
+                        block.recompute()
         return self
 
     @property

@@ -1,0 +1,142 @@
+"""What a U-Net costs, block by block: counted from its plan, so that nothing is built."""
+
+from typing import NamedTuple
+
+from palette_ms.unet.blocks import block_shape
+from palette_ms.unet.plan import plan
+
+_FLOAT32 = 4
+
+
+class Cost(NamedTuple):
+    """Of one block; all but the parameters for one picture.
+
+    Attributes:
+        name: what it is and where, a text.
+        level: that it belongs to; 0 is the finest.
+        parameters: their number.
+        operations: multiplications and additions of convolutions, dense layers and attention in a forward pass.
+        kept: bytes that its forward pass leaves for the backward pass.
+        passed: bytes of it that are left where the block is recomputed, its input above all; None: it never is.
+        largest: bytes of its largest tensor.
+    """
+
+    name: str
+    level: int
+    parameters: int
+    operations: int
+    kept: int
+    passed: int = None
+    largest: int = 0
+
+
+def costs(model, size, value_bytes=4):
+    """A `Cost` for each block of a `UNet`, in the order of the forward pass.
+
+    What is kept are the inputs of every operator whose derivative needs them, as `unet.layers` and `unet.blocks` write
+    them down: normalisation and softmax in float32, the rest at the precision. A compiler that fuses operators keeps
+    less, as does Ascend's fused attention, which never holds the weights.
+
+    Args:
+        model: `ModelConfig`.
+        size: height and width of the pictures.
+        value_bytes: of a value at the training's precision, 4 or 2.
+    """
+    counting = _Counting(model, value_bytes)
+    down, middle, up = plan(model.base_channels, model.channel_mults, model.num_res_blocks,
+                            model.attention_resolutions, model.attention)
+    side = size // model.patch_size
+    patch = model.patch_size**2
+    found = [counting.embedding(), counting.convolution("first convolution", 0, model.in_channels * patch,
+                                                        down[0].c_in, side, side)]
+    for step in (*down, *middle, *up):
+        here = side >> step.level
+        if step.kind == "stage":
+            found.append(counting.residual(step.level, step.c_in, step.c_out, here, here))
+        if step.attends:
+            found.append(counting.attention(step.level, step.c_out, here))
+        if step.resample:
+            there = here * 2 if step.resample == "up" else here // 2
+            if model.resblock_updown:
+                found.append(counting.residual(step.level, step.c_out, step.c_out, here, there))
+            else:
+                found.append(counting.convolution("resampling", step.level, step.c_out, step.c_out,
+                                                  max(here, there), there))
+    found.append(counting.output(up[-1].c_out, model.out_channels * patch, side))
+    return found
+
+
+def activations(found, recomputed=0):
+    """(bytes that the forward pass leaves for the backward pass, bytes that the largest block needs at work besides),
+    of one picture.
+
+    At work on a block the backward pass holds gradients of what the forward pass made there, taken as as many bytes as
+    the block keeps; where the block is recomputed, what is recomputed comes on top.
+
+    Args:
+        found: what `costs` returned.
+        recomputed: the blocks of so many levels, from the finest, are computed again in the backward pass.
+    """
+    kept = work = 0
+    for cost in found:
+        again = cost.passed is not None and cost.level < recomputed
+        kept += cost.passed if again else cost.kept
+        work = max(work, cost.kept * (2 if again else 1))
+    return kept, work
+
+
+class _Counting:
+    def __init__(self, model, value_bytes):
+        self.model = model
+        self.bytes = value_bytes
+        self.time_channels = 4 * model.base_channels
+
+    def normalised(self, values):
+        """Normalisation and Swish: centred and normalised values in float32, then x and its sigmoid."""
+        return (2 * _FLOAT32 + 2 * self.bytes) * values
+
+    def embedding(self):
+        base, time = self.model.base_channels, self.time_channels
+        weights = base * time + time * time
+        return Cost("time embedding", 0, weights + 2 * time + (self.model.num_classes or 0) * time, 2 * weights,
+                    (base + 3 * time) * self.bytes)
+
+    def convolution(self, name, level, c_in, c_out, side_in, side_out):
+        weights, kept = 9 * c_in * c_out, self.bytes * c_in * side_in**2
+        return Cost(f"{name}, {c_in} to {c_out} channels, {side_out}×{side_out}", level, weights + c_out,
+                    2 * weights * side_out**2, kept, largest=self.bytes * max(c_in * side_in**2, c_out * side_out**2))
+
+    def residual(self, level, c_in, c_out, side_in, side_out):
+        before, after = c_in * side_in**2, c_out * side_out**2
+        resampled = c_in * side_out**2
+        first, second = 9 * c_in * c_out, 9 * c_out * c_out
+        skip = c_in * c_out if c_in != c_out else 0
+        conditions = c_out * (2 if self.model.scale_shift else 1)
+        dense = self.time_channels * conditions
+        kept = (self.normalised(before) + self.normalised(after)
+                + self.bytes * (resampled + after + (after if self.model.dropout else 0)
+                                + (resampled if skip else 0)))
+        # Dropout is not computed again: its output and what it left are kept in any case.
+        passed = self.bytes * (before + (2 * after if self.model.dropout else 0))
+        return Cost(f"residual block, {c_in} to {c_out} channels, {side_out}×{side_out}", level,
+                    first + second + skip + dense + conditions + 2 * c_in + (4 + bool(skip)) * c_out,
+                    2 * ((first + second + skip) * side_out**2 + dense), kept, passed,
+                    _FLOAT32 * max(before, after))
+
+    def attention(self, level, channels, side):
+        model, values = self.model, channels * side**2
+        heads = channels // model.num_head_channels if model.num_head_channels else model.num_heads
+        count, positions = block_shape(side, side, model.attention_blocks, model.attention_block_size)
+        weights = count * heads * positions**2
+        # Of the normalisation no Swish; queries, keys and values; the weights as softmax gives them and as they are
+        # multiplied; the input of the last convolution.
+        kept = (2 * _FLOAT32 + 5 * self.bytes) * values + (_FLOAT32 + self.bytes) * weights
+        return Cost(f"attention, {heads} heads, {side}×{side} positions", level,
+                    4 * channels * channels + 6 * channels,
+                    2 * 4 * channels * channels * side**2 + 4 * channels * count * positions**2,
+                    kept, self.bytes * values, _FLOAT32 * max(weights, values))
+
+    def output(self, c_in, c_out, side):
+        values, weights = c_in * side**2, 9 * c_in * c_out
+        return Cost(f"last convolution, {c_in} to {c_out} channels, {side}×{side}", 0, 2 * c_in + weights + c_out,
+                    2 * weights * side**2, self.normalised(values) + self.bytes * values, largest=_FLOAT32 * values)
