@@ -32,7 +32,7 @@ def msrun(folder, *command, ranks=2, repository):
 def write_config(path, photos, output, **training):
     config = {
         "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [],
-                  "norm_groups": 4},
+                  "norm_groups": 4, "dropout": 0.2},
         "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 4}},
         "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
         "data": {"path": str(photos), "image_size": 16, "workers": 1},

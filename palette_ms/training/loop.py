@@ -70,6 +70,7 @@ class Trainer:
             self.shown = TrainingBatches(dataclasses.replace(config, data=data))
             self.shown.pictures.read(0)  # where none can be read, tell it now
         self.unet = checkpoint.load_unet() if config.distillation else build_unet(config.model)
+        self.batches.dropout_numbers = self.unet.dropout_numbers(config.data.image_size, config.data.image_size)
         self.ema = build_unet(config.model)
         self.teacher = None
         self.pictures_before = 0

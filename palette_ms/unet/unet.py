@@ -7,7 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
-from palette_ms.unet.layers import DownsampleConv, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
+from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 
 # Of y₀ − source where pixels are to be made, in [−1, 1]: over 400 crops of the quickstart's photos its root mean square
 # was 0.24 for smoothly filled holes and 0.23 for gray pictures. Only the order of magnitude matters.
@@ -26,9 +26,9 @@ class Stage(nn.Cell):
         self.resamples = resample is not None
         self.resample = resample or nn.Identity()
 
-    def construct(self, x, emb):
-        x = self.attention(self.residual(x, emb))
-        return self.resample(x, emb) if self.resamples else x
+    def construct(self, x, emb, numbers=None):
+        x = self.attention(self.residual(x, emb, numbers))
+        return self.resample(x, emb, numbers) if self.resamples else x
 
 
 class UNet(nn.Cell):
@@ -64,7 +64,7 @@ class UNet(nn.Cell):
             The middle always has it. Without attention: levels with twice the residual blocks.
         num_heads: attention heads; not used where `num_head_channels` is given.
         num_head_channels: channels of a head.
-        dropout: in the residual blocks.
+        dropout: in the residual blocks, where the numbers that decide over it are given: in training.
         scale_shift: time conditioning by scale and shift (AdaGN); otherwise it is added.
         resblock_updown: residual blocks resample; otherwise strided convolutions, and doubling with a convolution.
         norm_groups: groups of the normalisations, see `layers.GroupNorm`.
@@ -87,7 +87,7 @@ class UNet(nn.Cell):
 
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
         step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
-        a class-conditional network.
+        a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or None: nothing is dropped.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -168,6 +168,12 @@ class UNet(nn.Cell):
         self.act = Swish()
         self.conv_out = conv(channels, out_channels * patch_size**2, 3, zero=True)
 
+        self.dropout_channels = 0  # numbers that the channels of all layers with dropout need
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, Dropout) and cell.p:
+                cell.start = self.dropout_channels
+                self.dropout_channels += 2 * cell.channels
+
     def use_precision(self, dtype):
         """Compute convolutions, dense layers and attention in `dtype` (a MindSpore type).
 
@@ -190,6 +196,10 @@ class UNet(nn.Cell):
             if hasattr(cell, "on_cpu"):
                 cell.on_cpu = wanted
 
+    def dropout_numbers(self, height, width):
+        """How many random numbers a picture of that size takes in training; 0 without dropout."""
+        return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
+
     def attention_bytes(self, height, width):
         """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
 
@@ -209,7 +219,7 @@ class UNet(nn.Cell):
                 largest = max(largest, 4 * math.prod(cell.attention.weights_shape(height, width)))
         return largest
 
-    def construct(self, x, gamma, label=None):
+    def construct(self, x, gamma, label=None, dropout=None):
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
         noise_input = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.embeds_angle else gamma
@@ -224,11 +234,11 @@ class UNet(nn.Cell):
         h = self.conv_in(self.to_patches(x))
         skips = (h,)
         for cell in self.down:
-            h = cell(h, emb)
+            h = cell(h, emb, dropout)
             skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb), emb)
+        h = self.middle2(self.middle1(h, emb, dropout), emb, dropout)
         for i, cell in enumerate(self.up):
-            h = cell(ops.concat((h, skips[-1 - i]), 1), emb)
+            h = cell(ops.concat((h, skips[-1 - i]), 1), emb, dropout)
         h = self.conv_out(self.act(self.norm_out(h)))
         y = self.from_patches(ops.cast(h, mstype.float32))
         return source + SOURCE_STD * y if self.from_source else y
