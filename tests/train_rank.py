@@ -38,7 +38,7 @@ def main(path, arrays, interrupted=None):
         return trainer
 
     loop.Trainer = recording
-    with suppress(KeyboardInterrupt):
+    with suppress(errors.Stopped):
         loop.train(config, "auto")
     trainer = recording.trainer
     np.savez(f"{arrays}_{runtime.rank()}.npz", losses=losses, step=trainer.step,
