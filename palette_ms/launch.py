@@ -4,11 +4,15 @@ msrun kills the ranks of its machine once one of them has ended with an error, a
 traceback to say so. This says which rank it was, how it ended and where its output is. SIGTERM and Ctrl-C are passed on
 to the ranks, which finish their step, save and end; of the one msrun alone would die and leave the ranks behind, on the
 other it would kill them.
+
+Of several machines' ranks, those of the others would wait half an hour for one that died. MindSpore's scheduler on the
+first machine misses it and ends after half a minute, and each machine ends its ranks when the scheduler is gone.
 """
 
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +23,30 @@ from threading import Thread
 TICK = 0.5  # seconds between looks at the ranks
 _DIED = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _KILL_SECONDS = 5  # for msrun to kill the other ranks
+_LOOK_SECONDS = 5  # between looks for the scheduler, where there are several machines
+_GONE_LOOKS = 4  # in vain, before it counts as gone
+
+
+class _Scheduler:
+    """MindSpore's scheduler on the first of several machines, as a command of msrun names it."""
+
+    def __init__(self, command):
+        options = dict(word[2:].split("=", 1) for word in command if word.startswith("--") and "=" in word)
+        self.watched = options.get("worker_num") != options.get("local_worker_num")
+        self.address = options.get("master_addr"), int(options.get("master_port", 0))
+        self.seen, self.missed, self.due = False, 0, 0.0
+
+    def is_gone(self):
+        """Whether it answered once and does not any more."""
+        if not self.watched or time.monotonic() < self.due:
+            return False
+        self.due = time.monotonic() + _LOOK_SECONDS
+        try:
+            socket.create_connection(self.address, timeout=_LOOK_SECONDS).close()
+            self.seen, self.missed = True, 0
+        except OSError:
+            self.missed += self.seen
+        return self.missed >= _GONE_LOOKS
 
 
 class _Job:
@@ -126,7 +154,7 @@ def run(command, logs, meanwhile=None, **options):
     Returns: 143 after SIGTERM, 130 after Ctrl-C, the second of which kills at once; else the exit status of the first
         rank that ended with an error, or msrun's.
     """
-    job = _Job(command, logs, **options)
+    job, scheduler = _Job(command, logs, **options), _Scheduler(command)
 
     def stop(number, _):
         job.signals.append(number)
@@ -138,6 +166,11 @@ def run(command, logs, meanwhile=None, **options):
     try:
         while job.process.poll() is None:
             job.look()
+            if scheduler.is_gone() and job.dead is None:
+                job.dead = 1
+                print("the scheduler on the first machine has ended: a rank of another machine has died, and what that "
+                      f"machine says names it. The output of the ranks here: {job.logs}", file=sys.stderr, flush=True)
+                job.kill()
             if meanwhile:
                 meanwhile()
             with suppress(subprocess.TimeoutExpired):
