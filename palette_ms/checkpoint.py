@@ -8,9 +8,11 @@ A file that the checksum does not fit is never loaded.
 MindSpore's own `.ckpt` files are read too, with the config in a YAML file of the same name beside them.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import mindspore as ms
@@ -25,6 +27,7 @@ from palette_ms.unet import UNet
 
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
+_HEADER_BYTES = 2**20  # more than the names and the config take
 _SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
 
@@ -47,7 +50,8 @@ def unet_arrays(unet):
 
 
 def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=None, optimizer=None, source=None):
-    """Write a checkpoint to a temporary name, flush it to the disk, then rename it.
+    """Write a checkpoint to a temporary name, flush it to the disk, then rename it: whatever comes between, a file of
+    that name stays as it was.
 
     Args:
         path: the file to write.
@@ -56,6 +60,9 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
         pictures: training pictures seen, or None: not known.
         weights, ema, optimizer: dicts of arrays by name, or None.
         source: where the weights came from, a text for the user, or None: trained here.
+
+    Raises:
+        UserError: it cannot be written, such as for want of space, which is looked for first.
     """
     groups = {"weights": weights, "ema": ema, "optimizer": optimizer}
     # order="C": safetensors writes the buffer as it lies in memory
@@ -65,9 +72,13 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
     known = {"step": step, "pictures": pictures, "source": source}
     metadata.update({name: str(value) for name, value in known.items() if value is not None})
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    size = sum(array.nbytes for array in tensors.values()) + _HEADER_BYTES
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"it takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
         save_file(tensors, temporary, metadata)
         temporary.chmod(0o644)  # safetensors writes files that only their owner can read
         place, digest = _digest(temporary)
@@ -82,8 +93,9 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
             os.fsync(folder)  # the new name, too, is to survive a loss of power
         finally:
             os.close(folder)
-    except OSError as error:
-        raise UserError(f"cannot write checkpoint {path}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:  # of a write that fails, safetensors makes an error of its own
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write checkpoint {path}: {reason}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

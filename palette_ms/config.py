@@ -176,6 +176,9 @@ class TrainingConfig:
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     max_grad_norm: float = 1.0  # 0: no clipping
+    # So many steps in a row whose gradients are not finite end the run. Under loss scaling it can take 24 to come down
+    # from the largest scale.
+    max_skipped: int = 30
     ema_decay: float = 0.9999
     source_dropout: float = 0.0  # share of the pictures trained on without their source, for guidance
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -326,7 +329,7 @@ def _check_ranges(config, where):
                   "patch_size"),
         "data": ("image_size", "workers"),
         "training": ("steps", "batch_size", "accumulation", "learning_rate", "log_every", "sample_steps", "save_every",
-                     "keep"),
+                     "keep", "max_skipped"),
     }
     for section, names in positive.items():
         for name in names:

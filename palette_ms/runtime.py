@@ -90,7 +90,7 @@ def setup(wanted="auto", seed=None):
 
     Args:
         wanted: "auto" (Ascend, then GPU, then CPU), or one of `DEVICES` in any case.
-        seed: seeds MindSpore's own generators (weights' initial values, dropout) where given.
+        seed: seeds MindSpore's own generators (weights' initial values) where given.
 
     Returns: the device's name.
 

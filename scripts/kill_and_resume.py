@@ -1,22 +1,27 @@
 """Kills a small training run again and again, at random moments, resumes it each time, and compares the end.
 
-    python scripts/kill_and_resume.py [--kills 50] [--seed 0] [--folder runs/killed]
+    python scripts/kill_and_resume.py [--kills 50] [--ranks 1] [--seed 0] [--folder runs/killed]
 
 An undisturbed run and one that SIGKILL ends KILLS times must leave the same weights, averages and optimizer state, bit
-for bit. One kill in five comes within the first ten seconds, while a process starts and compiles, the others within two
-seconds of its first state. States are written every other step, so that some kills fall into a write; a step
-accumulates two batches, and an epoch is no whole number of steps. Exit status 1 where anything differs.
+for bit. Two kills in five come as soon as a half-written state is seen, one within the first ten seconds, while a
+process starts and compiles, the others within two seconds of its first state. States are written every other step; a
+step accumulates two batches, an epoch is no whole number of steps, and the network has dropout. With --ranks 2, one of
+the two is killed, now this, now that one: the job must then end by itself and say which it was. Exit status 1 where
+anything differs.
 """
 
 import argparse
+import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import yaml
 from PIL import Image
 
@@ -25,7 +30,8 @@ from palette_ms.errors import UserError
 from palette_ms.training.loop import find_state
 
 CONFIG = {
-    "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": []},
+    "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [],
+              "dropout": 0.2},
     "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 8}},
     "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
     "data": {"image_size": 16, "min_scale": 0.5, "workers": 2},
@@ -34,13 +40,64 @@ CONFIG = {
 }
 
 
-def command(config, output, steps):
-    return [sys.executable, "-m", "palette_ms.train", "--config", str(config), f"training.output={output}",
-            f"training.steps={steps}", "--resume", "auto"]
+def command(config, output, steps, ranks):
+    train = ["-m", "palette_ms.train", "--config", str(config), f"training.output={output}", f"training.steps={steps}",
+             "--device", "CPU", "--resume", "auto"]
+    if ranks == 1:
+        return [sys.executable, *train]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    logs = f"{output}_logs"
+    msrun = shutil.which("msrun", path=f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}")
+    return [sys.executable, "-m", "palette_ms.launch", logs, msrun, f"--worker_num={ranks}", "--join=True",
+            f"--local_worker_num={ranks}", f"--master_port={port}", f"--log_dir={logs}", "python", *train]
 
 
 def newest(folder):
     return max((path.name for path in folder.glob("state_*.safetensors")), default=None)
+
+
+def is_writing(folder):
+    return any(name.endswith(".part") for name in os.listdir(folder)) if folder.exists() else False
+
+
+def wait_for(condition, process, seconds):
+    """Until the condition holds; raises UserError where the process ends by itself."""
+    while not condition():
+        if process.poll() is not None:
+            raise UserError(f"training ended by itself with status {process.returncode}; see its stderr")
+        time.sleep(seconds)
+
+
+def rank_process(process, rank):
+    """The process of a rank, which leads a session of its own, or None: not started yet."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if os.getsid(child.pid) == child.pid and child.environ().get("RANK_ID") == str(rank):
+                return child
+        except (psutil.Error, ProcessLookupError):
+            pass
+    return None
+
+
+def kill(process, ranks, rank, log):
+    """SIGKILL to a process, or to one of its ranks, after which the others must end as well, with a word about it."""
+    if ranks == 1:
+        process.kill()
+        process.wait()
+        return
+    wait_for(lambda: rank_process(process, rank), process, 0.05)
+    rank_process(process, rank).kill()
+    try:
+        status = process.wait(60)
+    except subprocess.TimeoutExpired:
+        raise UserError(f"a minute after rank {rank} was killed, the job has not ended") from None
+    log.flush()
+    said = Path(log.name).read_text(errors="replace").count(f"rank {rank} was killed by SIGKILL")
+    if status != 137 or not said:
+        raise UserError(f"rank {rank} was killed: the job ended with status {status}"
+                        f"{'' if said else ' and without naming it'}; see {log.name}")
 
 
 def differences(one, other):
@@ -56,6 +113,7 @@ def differences(one, other):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/killed"))
     args = parser.parse_args()
@@ -70,21 +128,24 @@ def main():
     config.write_text(yaml.safe_dump(CONFIG))
 
     moments, killed = random.Random(args.seed), args.folder / "killed"
-    print(f"killing up to {args.kills} times ...", flush=True)
-    halves, log = 0, open(args.folder / "stderr.txt", "w", encoding="utf-8")
+    halves = 0
     for number in range(args.kills):
-        process = subprocess.Popen(command(config, killed, 10**6), stdout=subprocess.DEVNULL, stderr=log)
-        if moments.random() < 0.2:
+        # A file for each process, so that what is said of a killed rank is of this one.
+        log = open(args.folder / f"stderr_{number + 1}.txt", "w", encoding="utf-8")
+        process = subprocess.Popen(command(config, killed, 10**6, args.ranks), stdout=subprocess.DEVNULL, stderr=log)
+        moment, rank = moments.random(), moments.randrange(args.ranks)
+        if moment < 0.2:
             time.sleep(moments.uniform(0, 10))
         else:
             before = newest(killed)
-            while newest(killed) == before and process.poll() is None:
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0, 2))
-        if process.poll() is not None:
-            raise UserError(f"training ended by itself; see {log.name}")
-        process.kill()
-        process.wait()
+            wait_for(lambda: newest(killed) != before, process, 0.01)  # noqa: B023  called here and now
+            if moment < 0.6:
+                rank = 0  # which writes
+                wait_for(lambda: is_writing(killed), process, 0)
+            else:
+                time.sleep(moments.uniform(0, 2))
+        kill(process, args.ranks, rank, log)
+        log.close()
         left = len(list(killed.glob("*.part")))
         halves += left
         state = find_state(killed, lambda text: print(text, flush=True))
@@ -93,13 +154,16 @@ def main():
     reached = find_state(killed, print)
     steps = reached.step + 2 if reached else 2
     for output in (killed, args.folder / "whole"):
-        subprocess.run(command(config, output, steps), stdout=subprocess.DEVNULL, stderr=log, check=True)
+        with open(args.folder / f"stderr_{output.name}.txt", "w", encoding="utf-8") as log:
+            run = command(config, output, steps, args.ranks)
+            subprocess.run(run, stdout=subprocess.DEVNULL, stderr=log, check=True)
     end = [find_state(output, print) for output in (killed, args.folder / "whole")]
     names = differences(*end)
     if names or end[0].step != end[1].step:
         print(f"different: {len(names)} tensors ({', '.join(sorted(names)[:3])} …), steps {end[0].step}, {end[1].step}")
         sys.exit(1)
-    print(f"{args.kills} kills, {halves} of them in the middle of a write: equal to the bit at step {steps}")
+    print(f"{args.kills} kills, {args.ranks} rank{'s' * (args.ranks > 1)}, {halves} of them in the middle of a write: "
+          f"equal to the bit at step {steps}")
 
 
 if __name__ == "__main__":

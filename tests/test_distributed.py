@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def msrun(folder, *command, ranks=2, repository):
 def write_config(path, photos, output, **training):
     config = {
         "model": {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [],
-                  "norm_groups": 4},
+                  "norm_groups": 4, "dropout": 0.2},
         "diffusion": {"prediction": "v", "noise_levels": "cosine", "test_schedule": {"num_steps": 4}},
         "tasks": [{"name": "inpainting"}, {"name": "colorization"}],
         "data": {"path": str(photos), "image_size": 16, "workers": 1},
@@ -122,6 +123,29 @@ def test_one_rank_writes_and_its_log_is_of_all(runs):
     for one, two in zip(*logs):
         assert one["loss"] == pytest.approx(two["loss"], abs=2e-6)  # both are rounded to six digits
         assert one["grad_norm"] == pytest.approx(two["grad_norm"], abs=1e-5)
+
+
+def test_a_rank_that_dies_ends_the_job_and_is_named(repository, tmp_path):
+    # The first would wait for the second without end.
+    (tmp_path / "rank.py").write_text(
+        "import os, signal\n"
+        "from palette_ms import runtime\n"
+        "runtime.setup('CPU')\n"
+        "if runtime.rank() == 1:\n"
+        "    print('last words', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "runtime.sum_over_ranks(0)\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    beside = os.path.dirname(sys.executable)
+    environ = {**os.environ, "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-m", "palette_ms.launch", "logs", f"{beside}/msrun", "--worker_num=2",
+                           "--local_worker_num=2", "--join=True", f"--master_port={port}", "--log_dir=logs", "python",
+                           "rank.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "rank 1 was killed by SIGKILL" in done.stderr and "Its output: logs/worker_1.log" in done.stderr
+    assert done.stderr.rstrip().endswith("Its last line: last words") and "Traceback" not in done.stderr
 
 
 def test_a_folder_of_pictures_is_spread_over_the_ranks(runs, repository, tmp_path):

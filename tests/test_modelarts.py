@@ -266,7 +266,7 @@ def test_states_are_sent_while_the_training_goes_on(platform, moxing, monkeypatc
         while not pathlib.Path({str(platform.obs)!r}, "bucket/run/state_0000001.safetensors").exists():
             time.sleep(0.05)
     """)
-    assert boot.run([sys.executable, "-c", wait], dict(os.environ), tmp_path, mirror) == 0
+    assert boot.run([sys.executable, "-c", wait], dict(os.environ), tmp_path, tmp_path, mirror) == 0
     assert platform.stored("run") == {"state_0000001.safetensors"}
 
 
@@ -287,7 +287,7 @@ def test_a_send_that_fails_is_tried_again_and_at_last_fails_the_job(platform, mo
         failures.clear()
         mirror = Mirror(tmp_path / "output", f"obs://bucket/run{most}")
         (mirror.folder / "log.jsonl").write_text("{}")
-        assert boot.run([sys.executable, "-c", ""], dict(os.environ), tmp_path, mirror) == status
+        assert boot.run([sys.executable, "-c", ""], dict(os.environ), tmp_path, tmp_path, mirror) == status
         assert platform.stored(f"run{most}") == ({"log.jsonl"} if status == 0 else set())
 
 

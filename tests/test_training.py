@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import resource
+import shutil
+import signal
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +18,7 @@ from palette_ms.checkpoint import Checkpoint
 from palette_ms.config import config_from_dict
 from palette_ms.data.loader import TrainingBatches, crop, recolor
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.errors import UserError
+from palette_ms.errors import Stopped, UserError
 from palette_ms.training import loop
 from palette_ms.training.step import TrainStep, WarmUp
 
@@ -179,6 +183,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(finished):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(photos, tmp_path, accumulation):
     whole = tiny_config(photos, tmp_path / "whole", accumulation=accumulation, steps=4, sample_every=0)
+    whole = with_tasks(whole, whole.to_dict()["tasks"], dropout=0.3)
     run(whole)
     parts = dataclasses.replace(whole, training=dataclasses.replace(whole.training, output=str(tmp_path / "parts")))
     run(dataclasses.replace(parts, training=dataclasses.replace(parts.training, steps=2)))
@@ -192,6 +197,100 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(photos, tmp_p
         assert expected.keys() == actual.keys()
         for name, value in expected.items():
             np.testing.assert_array_equal(actual[name], value, name)
+
+
+@pytest.fixture(scope="module")
+def compiled(photos, tmp_path_factory):
+    return loop.Trainer(tiny_config(photos, tmp_path_factory.mktemp("compiled"), sample_every=0, save_every=1))
+
+
+@pytest.fixture
+def trainer(compiled, tmp_path, monkeypatch):
+    """A trainer whose step need not be compiled again, at the beginning of a run of six steps."""
+    training = dataclasses.replace(compiled.config.training, output=str(tmp_path), keep=2, max_skipped=3)
+    monkeypatch.setattr(compiled, "config", dataclasses.replace(compiled.config, training=training))
+    compiled.step = 0
+    return compiled
+
+
+def states(folder):
+    return [int(path.stem[-7:]) for path in sorted(folder.glob("state_*.safetensors"))]
+
+
+def test_gradients_that_stay_infinite_end_the_run_and_change_nothing(trainer, tmp_path, monkeypatch):
+    iterate = trainer.batches.iterate
+    monkeypatch.setattr(trainer.batches, "iterate", lambda first: (
+        batch._replace(y_0=batch.y_0 * np.nan) if number in (1, 3, 4, 5) else batch
+        for number, batch in enumerate(iterate(first))))
+    with pytest.raises(Stopped, match="step 6: the gradients of the last 3 steps were not finite") as stopped:
+        trainer.run()
+    assert stopped.value.status == 3
+    # All that two steps back from the first bad one may be needed for is still there.
+    assert states(tmp_path) == [2, 3, 4, 5, 6]
+    good, last = (Checkpoint(tmp_path / f"state_000000{step}.safetensors") for step in (3, 6))
+    for group in ("weights", "ema", "optimizer"):
+        for name, value in good.tensors(group).items():
+            np.testing.assert_array_equal(last.tensors(group)[name], value, name)
+
+
+def test_weights_that_are_not_finite_are_never_saved(trainer, tmp_path):
+    bias = trainer.unet.conv_in.bias
+    before = bias.asnumpy().copy()
+    bias.set_data(Tensor(np.full_like(before, np.nan)))
+    try:
+        with pytest.raises(Stopped, match="conv_in.bias is not finite") as stopped:
+            trainer.save(tmp_path / "state_0000001.safetensors", trainer.optimizer_arrays())
+    finally:
+        bias.set_data(Tensor(before))
+    assert stopped.value.status == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("full, kept", [((2, 3), [5, 6]), ((5, 6, 7), [3, 4])])
+def test_a_full_disk_leaves_the_last_states_and_training_goes_on_until_the_end(trainer, tmp_path, monkeypatch, capsys,
+                                                                                full, kept):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000) if trainer.step in full else usage)
+    if 6 in full:
+        with pytest.raises(Stopped, match="cannot write checkpoint.*state_0000006.*0 MB are free") as stopped:
+            trainer.run()
+        assert stopped.value.status == 4
+    else:
+        trainer.run()
+    assert trainer.step == 6 and states(tmp_path) == kept
+    assert capsys.readouterr().err.count("training goes on") == len({2, 3, 4, 5} & set(full))
+    assert [Checkpoint(tmp_path / f"state_{step:07d}.safetensors").step for step in kept] == kept
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(trainer, tmp_path):
+    path = tmp_path / "model.safetensors"
+    trainer.save(path)
+    old, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) // 2, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write checkpoint.*File too large"):
+            trainer.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("at_terminal, status", [(False, 143), (True, 130)])
+def test_sigterm_saves_and_ends_with_its_status_and_ctrl_c_with_its_own(trainer, tmp_path, monkeypatch, at_terminal,
+                                                                       status):
+    # MindSpore turns Ctrl-C into SIGTERM.
+    monkeypatch.setattr(os, "isatty", lambda fd: at_terminal)
+    monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp())
+    train_on = trainer.train_on
+
+    def terminated(batch):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_on(batch)
+
+    monkeypatch.setattr(trainer, "train_on", terminated)
+    with pytest.raises(Stopped, match="interrupted at step 3; --resume auto") as stopped:
+        trainer.run()
+    assert stopped.value.status == status and states(tmp_path) == [2, 3]
 
 
 def test_an_earlier_run_is_not_overwritten(finished):
@@ -270,7 +369,7 @@ def test_every_picture_comes_once_an_epoch(photos, tmp_path, monkeypatch):
 
 def test_batches_have_the_declared_shapes_and_ranges(photos, tmp_path):
     batch = TrainingBatches(tiny_config(photos, tmp_path, batch_size=16)).batch(0)
-    arrays = [array for array in batch if array is not batch.label]
+    arrays = [array for array in batch if array is not None]
     assert [array.shape for array in arrays] == [(16, 3, 16, 16)] * 3 + [(16,), (16, 1, 16, 16), (16,)]
     assert all(array.dtype == np.float32 for array in arrays) and batch.label is None
     config = with_tasks(tiny_config(photos, tmp_path, batch_size=16), [{"name": "denoising"}] * 3, num_classes=3)

@@ -8,7 +8,7 @@ from mindspore import Tensor, ops
 from palette_ms.config import load_config
 from palette_ms.diffusion.denoisers import ReusingUNet
 from palette_ms.unet import AttentionBlock, ResidualBlock, Swish, TimeEmbedding, UNet
-from palette_ms.unet.layers import GroupNorm, Upsample
+from palette_ms.unet.layers import DROPOUT_MODULUS, Dropout, GroupNorm, Upsample
 from palette_ms.unet.unet import SOURCE_STD, DeepFeatures, FinestLevel
 
 TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
@@ -135,6 +135,40 @@ def test_every_variant_uses_source_noise_level_and_position(variant):
         assert np.abs(unet(*map(Tensor, changed)).asnumpy() - output).max() > 1e-4
 
 
+def dropout_numbers(*shape, seed=0):
+    return np.random.default_rng(seed).integers(1, DROPOUT_MODULUS, shape).astype(np.float32)
+
+
+def test_dropped_values_are_as_many_as_asked_and_independent_of_each_other():
+    first, second = Dropout(64, 0.3), Dropout(64, 0.3)
+    second.start = 128
+    x = np.ones((2, 64, 32, 32), np.float32)
+    numbers = Tensor(dropout_numbers(2, 4 * 64 + 32 * 32))
+    maps = [layer(Tensor(x), numbers).asnumpy() for layer in (first, second)]
+    values = np.unique(maps[0])
+    np.testing.assert_allclose(values, [0, 1 / 0.7], rtol=1e-6)
+    a, b = (drawn == 0 for drawn in maps)
+    # 131 072 draws: a standard error is 0.0013 of a share, 0.0028 of a correlation
+    assert a.mean() == pytest.approx(0.3, abs=0.006) and b.mean() == pytest.approx(0.3, abs=0.006)
+    for one, other in ((a, b), (a[0], a[1]), (a[:, 1:], a[:, :-1]), (a[..., 1:], a[..., :-1])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015
+    # Where a hundred values are dropped at once is as rare as chance has it: by channel and by position.
+    for axis, length in ((1, 64), ((2, 3), 1024)):
+        assert a.mean(axis).std() == pytest.approx(np.sqrt(0.3 * 0.7 / length), rel=0.25)
+
+
+def test_dropout_is_a_function_of_its_numbers_and_without_them_there_is_none():
+    x = Tensor(normal(1, 8, 4, 4))
+    np.testing.assert_array_equal(Dropout(8, 0.5)(x).asnumpy(), x.asnumpy())
+    unet = randomize(UNet(**{**TINY, "channel_mults": (1,)}, dropout=0.5))
+    x, gamma = Tensor(normal(1, 6, 8, 8)), Tensor([0.3], ms.float32)
+    one, other = (Tensor(dropout_numbers(1, unet.dropout_numbers(8, 8), seed=seed)) for seed in (0, 1))
+    outputs = [unet(x, gamma, None, numbers).asnumpy() for numbers in (one, other, one)]
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+    assert UNet(**TINY).dropout_numbers(8, 8) == 0
+
+
 def test_a_batch_gives_what_its_pictures_give_alone():
     unet = randomize(UNet(**TINY))
     x, gamma = normal(2, 6, 8, 8), np.array([0.2, 0.9], np.float32)
@@ -255,14 +289,15 @@ def test_recomputed_blocks_have_the_same_gradients():
         np.testing.assert_allclose(again.asnumpy(), kept.asnumpy(), rtol=1e-5, atol=1e-5 * np.abs(kept.asnumpy()).max())
 
 
-def test_the_gradients_of_a_recomputed_block_are_of_the_zeros_that_dropout_drew():
+def test_a_recomputed_block_drops_the_same_values_again():
     block = randomize(ResidualBlock(8, 8, 16, dropout=0.5, norm_groups=2)).set_train()
     block.recompute()
     block.conv2.bias.set_data(Tensor(np.zeros(8, np.float32)))
     x, emb, weight = Tensor(normal(1, 8, 6, 6)), Tensor(normal(1, 16)), Tensor(normal(1, 8, 6, 6, seed=1))
+    numbers = Tensor(np.random.default_rng(0).integers(1, DROPOUT_MODULUS, (1, 16 + 36)).astype(np.float32))
 
     def branch(x, emb):
-        return ((block(x, emb) - x) * weight).sum()
+        return ((block(x, emb, numbers) - x) * weight).sum()
 
     value, grads = ms.value_and_grad(branch, None, ms.ParameterTuple([block.conv2.weight]))(x, emb)
     # The branch is linear in its last convolution: its value is the product of weights and gradient (Euler).

@@ -38,7 +38,7 @@ def main(path, arrays, interrupted=None):
         return trainer
 
     loop.Trainer = recording
-    with suppress(KeyboardInterrupt):
+    with suppress(errors.Stopped):
         loop.train(config, "auto")
     trainer = recording.trainer
     moments = sum(p.size for p in trainer.step_cell.get_parameters() if p.name.startswith("moment"))

@@ -16,6 +16,7 @@ from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.tasks import create_task
+from palette_ms.unet.layers import DROPOUT_MODULUS
 
 
 class Batch(NamedTuple):
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
     mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
     label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
     weight: np.ndarray  # (N,), what each picture counts
+    dropout: Optional[np.ndarray] = None  # (N, K), see `palette_ms.unet.layers.Dropout`; None: without dropout
 
 
 class Sample(NamedTuple):
@@ -154,6 +156,9 @@ class TrainingBatches:
         config: `Config`.
         rank, ranks: which of how many processes that train together this one is.
 
+    Attributes:
+        dropout_numbers: K, how many random numbers each picture brings for the network's dropout; 0: none.
+
     Raises:
         UserError: see `open_source`; or pairs without the task `paired`, or this task without pairs.
     """
@@ -162,6 +167,7 @@ class TrainingBatches:
         data = config.data
         self.config = config
         self.rank, self.ranks = rank, ranks
+        self.dropout_numbers = 0
         source = open_source(data.path)
         if source.paired != any(task.name == "paired" for task in config.tasks):
             raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
@@ -193,7 +199,13 @@ class TrainingBatches:
         if self.config.training.source_dropout:
             cond[[rng.random() < self.config.training.source_dropout for rng in rngs]] = 0
         label = None if self.config.model.num_classes is None else tasks
-        return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks])
+        return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks], self._dropout(first, size))
+
+    def _dropout(self, first, size):
+        if not self.dropout_numbers:
+            return None
+        rngs = (generator(self.config.training.seed, "dropout", first + i) for i in range(size))
+        return np.stack([rng.integers(1, DROPOUT_MODULUS, self.dropout_numbers) for rng in rngs]).astype(np.float32)
 
     def sample(self, number, task=None):
         """The training picture of this number, counted over all epochs, with the task drawn or the one asked for."""
@@ -231,6 +243,8 @@ class TrainingBatches:
             nothing["cond"] = None
         if self.config.model.num_classes is None:
             nothing["label"] = None
+        if not self.dropout_numbers:
+            nothing["dropout"] = None
         names = [name for name in Batch._fields if name not in nothing]  # a dataset holds arrays only
 
         def numbers():

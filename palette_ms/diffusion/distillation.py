@@ -5,6 +5,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from palette_ms.diffusion import prediction as predictions
+from palette_ms.diffusion.loss import denoiser_inputs
 from palette_ms.diffusion.solvers import LEAST_GAMMA, rates
 
 
@@ -47,6 +48,7 @@ class DistillationLoss(nn.Cell):
             mean is over all elements.
         label (N,) or None: for denoisers with labels, int32.
         weight (N,) or None: what each picture counts.
+        dropout (N, K) or None: the student's, see `palette_ms.unet.layers.Dropout`.
 
     Output: the loss, a float32 scalar.
 
@@ -78,20 +80,20 @@ class DistillationLoss(nn.Cell):
                           share, np.maximum((alpha[now] / sigma[now]) ** 2, 1)], 1)
         self.table = Tensor(table.astype(np.float32))
 
-    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None):
+    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None, dropout=None):
         rows = ops.gather(self.table, step, 0)
         gamma, gamma_middle = rows[:, 0], rows[:, 5]
         rows = rows.reshape((rows.shape[0], rows.shape[1], 1, 1, 1))
         _, alpha, sigma, a, b, _, ratio, gain, a_middle, b_middle, share, snr = ops.unbind(rows, 1)
 
         y_t = _with_known(alpha * y_0 + sigma * noise, y_0, mask)
-        first = self.bound(a * y_t + b * self.teacher(*_inputs(y_t, cond, gamma, label)))
+        first = self.bound(a * y_t + b * self.teacher(*denoiser_inputs(y_t, cond, gamma, label)))
         y_middle = _with_known(ratio * y_t + gain * first, y_0, mask)
-        inputs = _inputs(y_middle, cond, gamma_middle, label)
+        inputs = denoiser_inputs(y_middle, cond, gamma_middle, label)
         second = self.bound(a_middle * y_middle + b_middle * self.teacher(*inputs))
         target = ops.stop_gradient((1 - share) * first + share * second)
 
-        error = a * y_t + b * self.unet(*_inputs(y_t, cond, gamma, label)) - target
+        error = a * y_t + b * self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout)) - target
         if mask is not None:
             error = error * mask
         error = snr * error * error
@@ -105,8 +107,3 @@ class DistillationLoss(nn.Cell):
 
 def _with_known(y_t, y_0, mask):
     return y_t if mask is None else mask * y_t + (1 - mask) * y_0
-
-
-def _inputs(y_t, cond, gamma, label):
-    x = y_t if cond is None else ops.concat((cond, y_t), 1)
-    return (x, gamma) if label is None else (x, gamma, label)

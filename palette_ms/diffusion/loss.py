@@ -22,6 +22,7 @@ class DiffusionLoss(nn.Cell):
             the mean is still over all elements, so that a batch's weight does not depend on how it was split.
         label (N,) or None: for a denoiser with labels, int32.
         weight (N,) or None: what each picture counts.
+        dropout (N, K) or None: the denoiser's, see `palette_ms.unet.layers.Dropout`.
 
     Output: the loss, a float32 scalar.
 
@@ -38,14 +39,13 @@ class DiffusionLoss(nn.Cell):
         self.squared = loss == "l2"
         self.prediction = prediction
 
-    def construct(self, y_0, cond, noise, gamma, mask=None, label=None, weight=None):
+    def construct(self, y_0, cond, noise, gamma, mask=None, label=None, weight=None, dropout=None):
         level = gamma.reshape((-1, 1, 1, 1))
         signal_rate, noise_rate = ops.sqrt(level), ops.sqrt(1 - level)
         y_t = signal_rate * y_0 + noise_rate * noise
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
-        x = y_t if cond is None else ops.concat((cond, y_t), 1)
-        output = self.unet(x, gamma) if label is None else self.unet(x, gamma, label)
+        output = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout))
         error = output - predictions.target(self.prediction, y_0, noise, signal_rate, noise_rate)
         if mask is not None:
             error = error * mask
@@ -53,3 +53,11 @@ class DiffusionLoss(nn.Cell):
         if weight is not None:
             error = error * weight.reshape((-1, 1, 1, 1))
         return ops.mean(error)
+
+
+def denoiser_inputs(y_t, cond, gamma, label=None, dropout=None):
+    """What a denoiser is called with: source ‖ y_t, gamma, and label and dropout only where there are any."""
+    x = y_t if cond is None else ops.concat((cond, y_t), 1)
+    if dropout is not None:
+        return x, gamma, label, dropout
+    return (x, gamma) if label is None else (x, gamma, label)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from palette_ms import launch
 from palette_ms.errors import UserError
 from palette_ms.modelarts.storage import Mirror, fetch, is_remote, local_folder
 
@@ -189,29 +190,28 @@ def install_requirements():
             raise UserError(f"pip could not install {', '.join(missing)}; see its message above")
 
 
-def run(command, environ, folder, mirror=None):
-    """Run msrun to its end, sending new files up meanwhile; returns its exit status, or 1 where they could not be sent.
-
-    SIGTERM is passed on to the training processes, which finish their step, save and end; the status then is 143.
+def run(command, environ, folder, logs, mirror=None):
+    """Run msrun to its end, sending new files up meanwhile.
 
     Args:
-        command, environ: for msrun.
+        command, environ, logs: see `palette_ms.launch.run`.
         folder: where it runs; MindSpore leaves files of its own there.
         mirror: `Mirror`, or None.
+
+    Returns: exit status, see `palette_ms.launch.run`; 1 where all went well but the sending.
     """
-    stopping = []
+    due = time.monotonic() + SEND_SECONDS
 
-    def stop(*_):
-        stopping.append(True)
-        _stop_workers(process.pid)
+    def send_now_and_then():
+        nonlocal due
+        if time.monotonic() > due:
+            _send(mirror)
+            due = time.monotonic() + SEND_SECONDS
 
-    process = subprocess.Popen(command, env=environ, cwd=folder)
-    previous = signal.signal(signal.SIGTERM, stop)
+    status = launch.run(command, logs, send_now_and_then, env=environ, cwd=folder)
+    previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to be stopped but the sending
     try:
-        while process.poll() is None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(SEND_SECONDS)
-            sent = _send(mirror)
+        sent = _send(mirror)
         for _ in range(_LAST_TRIES):
             if sent:
                 break
@@ -219,9 +219,7 @@ def run(command, environ, folder, mirror=None):
             sent = _send(mirror)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if stopping:
-        return 128 + signal.SIGTERM
-    return process.returncode or int(not sent)
+    return status or int(not sent)
 
 
 def _send(mirror):
@@ -236,19 +234,8 @@ def _send(mirror):
     return True
 
 
-def _stop_workers(msrun):
-    """SIGTERM to the workers among msrun's children: each leads a session of its own, the scheduler does not."""
-    import psutil  # comes with MindSpore
-
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(msrun).children(recursive=True):
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if os.getsid(child.pid) == child.pid:
-                    child.terminate()
-
-
 def main():
-    """The boot file. Ends with msrun's exit status."""
+    """The boot file. Ends with the training's exit status."""
     # Ascend-Powered-Engine runs the boot file once for each card; msrun sees to the cards itself.
     if os.environ.get("ASCEND_DEVICE_ID", "0") != "0":
         return
@@ -277,9 +264,10 @@ def main():
         output = Path(named.train_url).absolute()
     arguments = ["--config", str(config), "--resume", "auto", "--device", named.device,
                  *place(overrides, data, output, work / "inputs")]
-    command = msrun_command(cluster, (output or work) / logs, arguments)
+    logs = (output or work) / logs
+    command = msrun_command(cluster, logs, arguments)
     _say("starting: " + " ".join(command))
-    sys.exit(run(command, worker_environment(os.environ), work, mirror))
+    sys.exit(run(command, worker_environment(os.environ), work, logs, mirror))
 
 
 def _work_folder(environ):

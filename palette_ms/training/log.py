@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,10 +35,9 @@ class TrainingLog:
 
     def __exit__(self, *_):
         self._bar.close()
-        if self._file:
-            self._file.close()
-        if self._writer:
-            self._writer.close()
+        for file in filter(None, (self._file, self._writer)):
+            with suppress(OSError):
+                file.close()
 
     def advance(self):
         """One step is done."""
@@ -49,12 +49,15 @@ class TrainingLog:
         speed = (step - self._step) / max(now - self._time, 1e-9)
         self._time, self._step = now, step
         values["steps_per_second"] = round(speed, 3)
-        if self._file:
-            self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
-            self._file.flush()
-        if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        try:
+            if self._file:
+                self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+                self._file.flush()
+            if self._writer:
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
+        except OSError as error:  # a full disk is no reason to stop: training states are tried again and told of
+            self.say(f"warning: the log cannot be written: {error.strerror or error}")
         if self._bar.disable:
             left = (self._last - step) / speed if speed else 0
             print(f"step {step}/{self._last}  loss {values['loss']:.4f}  {speed:.2f} steps/s  "

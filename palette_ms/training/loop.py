@@ -1,12 +1,12 @@
 """The training run: batches through the compiled step, states written, samples looked at."""
 
 import dataclasses
+import os
 import signal
 import sys
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Event
 
 import mindspore as ms
 import numpy as np
@@ -20,7 +20,7 @@ from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
-from palette_ms.errors import UserError
+from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
@@ -71,6 +71,7 @@ class Trainer:
             self.shown = TrainingBatches(dataclasses.replace(config, data=data))
             self.shown.pictures.read(0)  # where none can be read, tell it now
         self.unet = checkpoint.load_unet() if config.distillation else build_unet(config.model)
+        self.batches.dropout_numbers = self.unet.dropout_numbers(config.data.image_size, config.data.image_size)
         self.ema = build_unet(config.model)
         self.teacher = None
         self.pictures_before = 0
@@ -145,9 +146,19 @@ class Trainer:
         return self.pictures_before + self.step * training.batch_size * training.accumulation * runtime.ranks()
 
     def save(self, path, optimizer=None):
-        """Write a checkpoint; with what `optimizer_arrays` returns it is a training state that a run can go on from."""
-        save_checkpoint(path, self.config, self.step, self.pictures_seen(), unet_arrays(self.unet),
-                        unet_arrays(self.ema), optimizer)
+        """Write a checkpoint; with what `optimizer_arrays` returns it is a training state that a run can go on from.
+
+        Raises:
+            UserError: it cannot be written.
+            Stopped: the weights, their average or the optimizer's state are not finite.
+        """
+        weights, ema = unet_arrays(self.unet), unet_arrays(self.ema)
+        for arrays in (weights, ema, optimizer or {}):
+            for name, array in arrays.items():
+                if not np.isfinite(array).all():
+                    raise Stopped(f"stopped at step {self.step}: {name} is not finite any more, so that no state was "
+                                  "written; --resume auto goes on from the last one", NOT_FINITE)
+        save_checkpoint(path, self.config, self.step, self.pictures_seen(), weights, ema, optimizer)
 
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none or of another network."""
@@ -179,15 +190,20 @@ class Trainer:
         Writes states, `model.safetensors`, `log.jsonl` and `samples/` into `training.output`.
 
         Returns: path of the model.
+
+        Raises:
+            Stopped: by Ctrl-C or SIGTERM; too many steps in a row had gradients that are not finite, or the weights
+                are not; the last state or the model could not be written. Of a state before the last that cannot be
+                written only a warning is given.
         """
         training = self.config.training
         output = Path(training.output)
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
-        losses, norms, skipped = [], [], 0
+        losses, norms, skipped, skipped_in_a_row = [], [], 0, 0
         batches = self.batches.iterate(self.step * training.accumulation)
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
-        with closing(batches), _interrupts() as interrupted, log:
+        with closing(batches), _interrupts() as signals, log:
             log.say("the first step is compiled, which takes from seconds to a minute ...")
             done = self.step >= training.steps
             while not done:
@@ -195,12 +211,16 @@ class Trainer:
                     loss, norm, finite = self.train_on(next(batches))
                     losses.append(loss)
                 norms.append(norm)
-                skipped += not finite.asnumpy()
+                skip = not finite.asnumpy()
+                skipped += skip
+                skipped_in_a_row = skipped_in_a_row + 1 if skip else 0
                 self.step += 1
                 log.advance()
-                # Read once: it may come at any line below, and the ranks must agree.
-                stop, late = runtime.sum_over_ranks([interrupted.is_set(), time.monotonic() > end]) > 0
-                done = self.step >= training.steps or late or stop
+                # Read once: they may come at any line below, and the ranks must agree.
+                told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
+                terminated, interrupted, late = runtime.sum_over_ranks(told) > 0
+                stop, diverged = terminated or interrupted, skipped_in_a_row == training.max_skipped
+                done = self.step >= training.steps or late or stop or diverged
                 if done or self.step % training.log_every == 0:
                     log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                     losses, norms, skipped = [], [], 0
@@ -208,23 +228,49 @@ class Trainer:
                     if complaint:
                         log.say(f"warning: {complaint}")
                 if done or self.step % training.save_every == 0:
-                    self._save_state(output)
+                    # Where gradients are not finite, older states may be needed, however often this is tried.
+                    problem = self._save_state(output, keep_all=skipped_in_a_row > 0)
+                    if problem and done:
+                        raise Stopped(f"{problem}; --resume auto goes on from the last state that was written",
+                                      NOT_WRITTEN)
+                    if problem:
+                        log.say(f"warning: {problem}; training goes on, and the next state is tried as usual")
+                if diverged:
+                    raise Stopped(f"stopped at step {self.step}: the gradients of the last {skipped_in_a_row} steps "
+                                  "were not finite. They changed nothing, and the last state holds the weights from "
+                                  "before them; try a lower training.learning_rate", NOT_FINITE)
                 if stop:
-                    log.say(f"interrupted at step {self.step}; --resume auto goes on from here")
-                    raise KeyboardInterrupt
+                    raise Stopped(f"interrupted at step {self.step}; --resume auto goes on from here",
+                                  128 + (signal.SIGTERM if terminated else signal.SIGINT))
                 if writes and training.sample_every and (done or self.step % training.sample_every == 0):
-                    self._sample(output / "samples" / f"step_{self.step:07d}.png")
+                    try:
+                        self._sample(output / "samples" / f"step_{self.step:07d}.png")
+                    except UserError as error:
+                        log.say(f"warning: {error}")
         if writes:
-            self.save(output / MODEL_FILE)
+            try:
+                self.save(output / MODEL_FILE)
+            except UserError as error:
+                raise Stopped(f"{error}; the last state is whole, and --resume auto tries again", NOT_WRITTEN) from None
         return output / MODEL_FILE
 
-    def _save_state(self, output):
-        optimizer = self.optimizer_arrays()
+    def _save_state(self, output, keep_all=False):
+        """Rank 0 writes; then all return, or raise `Stopped`, together. Returns why it could not be written, or None.
+
+        None may end before the state is whole, since msrun kills all ranks once one has ended interrupted.
+        """
+        problem, optimizer = None, self.optimizer_arrays()
         if runtime.rank() == 0:
-            self.save(output / f"state_{self.step:07d}.safetensors", optimizer)
-            for old in sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
-                old.unlink()
-        runtime.sum_over_ranks(0)  # msrun kills all ranks once one ends interrupted: none may before the state is whole
+            try:
+                self.save(output / f"state_{self.step:07d}.safetensors", optimizer)
+                for old in [] if keep_all else sorted(output.glob(_STATE_PATTERN))[:-self.config.training.keep]:
+                    old.unlink()
+            except (UserError, Stopped) as error:
+                problem = error
+        failed, not_finite = runtime.sum_over_ranks([problem is not None, isinstance(problem, Stopped)]) > 0
+        if not_finite:
+            raise problem or Stopped("stopped: see the output of rank 0", NOT_FINITE)
+        return problem or (failed and "rank 0 cannot write the training state") or None
 
     def _sampler(self, samples):
         """One batch, one chain: that of the common test schedule, also for tasks with their own, or a student's."""
@@ -261,20 +307,23 @@ def _freeze(network, prefix):
 
 @contextmanager
 def _interrupts():
-    """An Event that the first Ctrl-C sets, so that the step under way is finished; the second one ends at once.
+    """A list that Ctrl-C and SIGTERM are put on, so that the step under way is finished; a second Ctrl-C ends at once.
 
-    SIGTERM counts as one too: while a graph runs, MindSpore takes SIGINT itself and sends its own process SIGTERM.
+    A second SIGTERM does not: it may come both from a scheduler that tells all processes and from `palette_ms.launch`.
+    Once a graph has run, MindSpore takes SIGINT itself and sends its own process SIGTERM instead: SIGTERM counts as
+    Ctrl-C where the process stands in the foreground of a terminal.
     """
-    event = Event()
+    signals = []
 
-    def interrupt(*_):
-        if event.is_set():
+    def interrupt(number, _):
+        at_terminal = os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+        signals.append(signal.SIGINT if at_terminal else signal.Signals(number))
+        if signals.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
-        event.set()
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield event
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -6,6 +6,7 @@ from mindspore import nn, ops
 from palette_ms.unet.layers import (
     DotProductAttention,
     Downsample,
+    Dropout,
     GroupNorm,
     Swish,
     Upsample,
@@ -23,14 +24,14 @@ class ResidualBlock(nn.Cell):
         in_channels: C of the input.
         out_channels: C' of the output; where it differs from C the skip is a 1×1 convolution.
         time_channels: E, width of the time embedding.
-        dropout: probability of a zero before the last convolution.
+        dropout: probability of a zero before the last convolution, see `layers.Dropout`.
         scale_shift: the embedding scales and shifts the second norm's output (AdaGN) rather than being added
             before it.
         resample: None, "up" or "down": both branches are doubled (nearest) or halved (average) in size.
         norm_groups: groups of the normalisations.
         dilation: of both 3×3 convolutions.
 
-    Inputs: x (N, C, H, W), emb (N, E). Output: (N, C', H', W').
+    Inputs: x (N, C, H, W), emb (N, E), numbers (N, K) for the dropout or None. Output: (N, C', H', W').
     """
 
     def __init__(self, in_channels, out_channels, time_channels, dropout=0.0, scale_shift=True, resample=None,
@@ -43,11 +44,11 @@ class ResidualBlock(nn.Cell):
         self.conv1 = conv(in_channels, out_channels, 3, dilation=dilation)
         self.time = nn.Dense(time_channels, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = GroupNorm(out_channels, norm_groups)
-        self.dropout = nn.Dropout(p=dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(out_channels, dropout)
         self.conv2 = conv(out_channels, out_channels, 3, zero=True, dilation=dilation)
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
 
-    def construct(self, x, emb):
+    def construct(self, x, emb, numbers=None):
         h = self.conv1(self.resample(self.act(self.norm1(x))))
         emb = self.time(self.act(emb))
         if self.scale_shift:
@@ -55,15 +56,8 @@ class ResidualBlock(nn.Cell):
             h = self.norm2(h, scale, shift)
         else:
             h = self.norm2(h + emb.reshape((emb.shape[0], -1, 1, 1)))
-        h = self.conv2(self.dropout(self.act(h)))
+        h = self.conv2(self.dropout(self.act(h), numbers))
         return self.skip(self.resample(x)) + h
-
-    def recompute(self, **options):
-        """As any cell's, but what dropout put out is kept: MindSpore would draw other zeros the second time, and the
-        gradients would not be those of the loss."""
-        super().recompute(**options)
-        if isinstance(self.dropout, nn.Dropout):
-            self.dropout.dropout.recompute(False)
 
 
 class AttentionBlock(nn.Cell):

@@ -116,11 +116,9 @@ class _Counting:
         kept = (self.normalised(before) + self.normalised(after)
                 + self.bytes * (resampled + after + (after if self.model.dropout else 0)
                                 + (resampled if skip else 0)))
-        # Dropout is not computed again: its output and what it left are kept in any case.
-        passed = self.bytes * (before + (2 * after if self.model.dropout else 0))
         return Cost(f"residual block, {c_in} to {c_out} channels, {side_out}×{side_out}", level,
                     first + second + skip + dense + conditions + 2 * c_in + (4 + bool(skip)) * c_out,
-                    2 * ((first + second + skip) * side_out**2 + dense), kept, passed,
+                    2 * ((first + second + skip) * side_out**2 + dense), kept, self.bytes * before,
                     _FLOAT32 * max(before, after))
 
     def attention(self, level, channels, side):

@@ -8,6 +8,10 @@ from mindspore import dtype as mstype
 
 from palette_ms import runtime
 
+# Numbers that decide over dropout are whole and below this: the largest prime with a square below 2²⁴, so that products
+# are exact in float32.
+DROPOUT_MODULUS = 4093
+
 
 class Swish(nn.Cell):
     """x · sigmoid(x), any shape (Ramachandran et al. 2017, arXiv 1710.05941)."""
@@ -106,6 +110,41 @@ class GroupNorm(nn.Cell):
         else:
             y = y.reshape((n, c, h, w)) * weight.reshape((-1, c, 1, 1)) + bias.reshape((-1, c, 1, 1))
         return ops.cast(y, x.dtype)
+
+
+class Dropout(nn.Cell):
+    """Each value becomes 0 with probability p, the others are divided by 1 − p (Srivastava et al. 2014), as numbers
+    from outside decide: MindSpore's own dropout draws from a state that can be neither saved nor, on Ascend, seeded.
+
+    Value i of a map of channel c becomes 0 where (a_c b_i + s_c) mod `DROPOUT_MODULUS` is in the lowest share p of its
+    range. With a_c ≠ 0, b_i and s_c drawn uniformly, any two values, of one layer or of two, are independent of each
+    other but for terms of 1/`DROPOUT_MODULUS`. That takes far fewer random numbers than one for each value.
+
+    Args:
+        channels: C.
+        p: in [0, 1).
+
+    Inputs: x (N, C, H, W); numbers (N, K), float32, whole, from 1 to `DROPOUT_MODULUS` − 1: 2 C of them from `start`
+        on are the layer's own a and s, the last H · W are b, which all layers share; or None: nothing is dropped.
+    Output: as x.
+    """
+
+    def __init__(self, channels, p):
+        super().__init__()
+        self.channels = channels
+        self.p = p
+        self.start = 0
+
+    def construct(self, x, numbers=None):
+        if self.p == 0 or numbers is None:
+            return x
+        n, c, h, w = x.shape
+        a = numbers[:, self.start:self.start + c].reshape((n, c, 1, 1))
+        s = numbers[:, self.start + c:self.start + 2 * c].reshape((n, c, 1, 1))
+        b = numbers[:, -h * w:].reshape((n, 1, h, w))
+        drawn = (a * b + s) * (1 / DROPOUT_MODULUS)
+        kept = ops.cast(drawn - ops.floor(drawn) >= self.p, x.dtype)
+        return x * (kept * (1 / (1 - self.p)))
 
 
 class DotProductAttention(nn.Cell):
@@ -263,25 +302,25 @@ def _halving(width):
 
 
 class UpsampleConv(nn.Cell):
-    """Doubling followed by a 3×3 convolution. `emb` is not used: all elements of a path are called alike."""
+    """Doubling, then a 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
     def __init__(self, channels):
         super().__init__()
         self.upsample = Upsample()
         self.conv = conv(channels, channels, 3)
 
-    def construct(self, x, emb):
+    def construct(self, x, emb, numbers=None):
         return self.conv(self.upsample(x))
 
 
 class DownsampleConv(nn.Cell):
-    """Halving by a strided 3×3 convolution. `emb` is not used: all elements of a path are called alike."""
+    """Halving by a strided 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
     def __init__(self, channels):
         super().__init__()
         self.conv = conv(channels, channels, 3, stride=2)
 
-    def construct(self, x, emb):
+    def construct(self, x, emb, numbers=None):
         return self.conv(x)
 
 

@@ -7,7 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
-from palette_ms.unet.layers import DownsampleConv, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
+from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.plan import plan
 
 # Of y₀ − source where pixels are to be made, in [−1, 1]: over 400 crops of the quickstart's photos its root mean square
@@ -27,9 +27,9 @@ class Stage(nn.Cell):
         self.resamples = resample is not None
         self.resample = resample or nn.Identity()
 
-    def construct(self, x, emb):
-        x = self.attention(self.residual(x, emb))
-        return self.resample(x, emb) if self.resamples else x
+    def construct(self, x, emb, numbers=None):
+        x = self.attention(self.residual(x, emb, numbers))
+        return self.resample(x, emb, numbers) if self.resamples else x
 
 
 class UNet(nn.Cell):
@@ -65,7 +65,7 @@ class UNet(nn.Cell):
             The middle always has it. Without attention: levels with twice the residual blocks.
         num_heads: attention heads; not used where `num_head_channels` is given.
         num_head_channels: channels of a head.
-        dropout: in the residual blocks.
+        dropout: in the residual blocks, where the numbers that decide over it are given: in training.
         scale_shift: time conditioning by scale and shift (AdaGN); otherwise it is added.
         resblock_updown: residual blocks resample; otherwise strided convolutions, and doubling with a convolution.
         norm_groups: groups of the normalisations, see `layers.GroupNorm`.
@@ -88,7 +88,7 @@ class UNet(nn.Cell):
 
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
         step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
-        a class-conditional network.
+        a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or None: nothing is dropped.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -148,6 +148,12 @@ class UNet(nn.Cell):
         self.act = Swish()
         self.conv_out = conv(channels, out_channels * patch_size**2, 3, zero=True)
 
+        self.dropout_channels = 0  # numbers that the channels of all layers with dropout need
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, Dropout) and cell.p:
+                cell.start = self.dropout_channels
+                self.dropout_channels += 2 * cell.channels
+
     def use_precision(self, dtype):
         """Compute convolutions, dense layers and attention in `dtype` (a MindSpore type).
 
@@ -176,6 +182,10 @@ class UNet(nn.Cell):
         """Of the weights."""
         return sum(parameter.nbytes for parameter in self.get_parameters())
 
+    def dropout_numbers(self, height, width):
+        """How many random numbers a picture of that size takes in training; 0 without dropout."""
+        return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
+
     def attention_bytes(self, height, width):
         """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
 
@@ -195,14 +205,14 @@ class UNet(nn.Cell):
                 largest = max(largest, 4 * math.prod(cell.attention.weights_shape(height, width)))
         return largest
 
-    def construct(self, x, gamma, label=None):
-        return self.answer(x, gamma, label)[0]
+    def construct(self, x, gamma, label=None, dropout=None):
+        return self.answer(x, gamma, label, dropout)[0]
 
-    def answer(self, x, gamma, label=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None):
         """The output, and what comes up from the coarser levels to the finest one.
 
         Args:
-            x, gamma, label: as the inputs.
+            x, gamma, label, dropout: as the inputs.
             deep: what came up for another noise level of the chain, taken in place of the coarser levels' work.
 
         Returns: (output, deep), deep (N, C, H / patch_size, W / patch_size).
@@ -221,25 +231,25 @@ class UNet(nn.Cell):
         h = self.conv_in(self.to_patches(x))
         skips = (h,)
         for i in range(self.finest):
-            h = self.down[i](h, emb)
+            h = self.down[i](h, emb, dropout)
             skips = skips + (h,)
         if deep is None:
-            deep = self.coarser_levels(h, emb)
+            deep = self.coarser_levels(h, emb, dropout)
         h = deep
         for i in range(self.finest + 1):
-            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb)
+            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
         h = self.conv_out(self.act(self.norm_out(h)))
         y = self.from_patches(ops.cast(h, mstype.float32))
         return (source + SOURCE_STD * y if self.from_source else y), deep
 
-    def coarser_levels(self, h, emb):
+    def coarser_levels(self, h, emb, dropout):
         skips = ()
         for i in range(self.finest, len(self.down)):
-            h = self.down[i](h, emb)
+            h = self.down[i](h, emb, dropout)
             skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb), emb)
+        h = self.middle2(self.middle1(h, emb, dropout), emb, dropout)
         for i in range(len(skips)):
-            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb)
+            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
         return h
 
     def to_patches(self, x):
@@ -278,4 +288,4 @@ class FinestLevel(nn.Cell):
         self.unet = unet
 
     def construct(self, deep, x, gamma, label=None):
-        return self.unet.answer(x, gamma, label, deep)[0]
+        return self.unet.answer(x, gamma, label, deep=deep)[0]
