@@ -32,7 +32,7 @@ start() {
     shift 4
     mkdir -p "$LOGS"
     echo "$((cards * hosts)) ranks, $cards of them here; each one's output goes to $LOGS/worker_<rank>.log" >&2
-    exec python -m palette_ms.launch "$LOGS" msrun --worker_num=$((cards * hosts)) --local_worker_num="$cards" --master_addr="$master" \
-        --master_port="${MASTER_PORT:-8118}" --node_rank="$index" --log_dir="$LOGS" --join=True \
+    exec python -m palette_ms.launch "$LOGS" msrun --worker_num=$((cards * hosts)) --local_worker_num="$cards" \
+        --master_addr="$master" --master_port="${MASTER_PORT:-8118}" --node_rank="$index" --log_dir="$LOGS" --join=True \
         --tail_worker_log=$((index * cards)) python -m "$@"
 }

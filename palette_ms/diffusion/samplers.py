@@ -6,6 +6,7 @@ serves every solver and number of steps; another function, such as `palette_ms.d
 step by step.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Optional
 
@@ -176,7 +177,7 @@ class Chain(nn.Cell):
     def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
         super().__init__()
         self.unet = unet
-        self.update = Update(clip, dynamic, learned, stops)
+        self.update = _update(clip, dynamic, learned, stops)
         self.stops = stops
         self.block = 16 if isinstance(unet, nn.Cell) else 1
 
@@ -203,6 +204,12 @@ class Chain(nn.Cell):
         x = y if cond is None else Tensor(np.concatenate((cond.asnumpy(), y.asnumpy()), 1))
         output = self.unet(x, Tensor(np.full(len(y), rows[0, _TIME])))
         return self.update(output, *state, mask, known, rank, Tensor(noise[0]), Tensor(rows[0]))
+
+
+@functools.cache
+def _update(clip, dynamic, learned, stops):
+    """All chains share it, since it is compiled apart for those around denoisers that live for one picture only."""
+    return Update(clip, dynamic, learned, stops)
 
 
 class Sampler:
