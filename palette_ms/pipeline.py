@@ -11,7 +11,7 @@ from tqdm import tqdm
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
-from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
+from palette_ms.diffusion.samplers import Sampling, WholeChain, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
 from palette_ms.runtime import setup, takes_onnx
@@ -118,9 +118,7 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task.
         """
-        if task not in self.tasks:
-            raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
-        place = [config.name for config in self.config.tasks].index(task)
+        place = self._place(task)
         trained = self.config.tasks[place]
         if task == "unconditional":
             raise UserError("this model makes pictures from nothing and restores none: use generate")
@@ -222,6 +220,31 @@ class Palette:
             update = progress.update
         y_T = _start(seed, num_samples, (self.config.model.in_channels, height, width))
         return [Image.fromarray(to_uint8(picture)) for picture in chain(None, y_T, seed, progress=update).asnumpy()]
+
+    def chain(self, task=None, batch=1, sampler=None, steps=None):
+        """A whole chain as one Cell, to be exported: see `palette_ms.diffusion.samplers.WholeChain`.
+
+        Args:
+            task: one of `tasks`; None: the only one.
+            batch: pictures at once.
+            sampler, steps: as in `restore`.
+
+        Raises:
+            UserError: an unknown task or sampler, a number out of range.
+        """
+        if task is None and len(self.tasks) > 1:
+            raise UserError(f"this model knows several tasks: name one of {', '.join(self.tasks)}")
+        task = task or self.tasks[0]
+        place = self._place(task)
+        labels = None if self.config.model.num_classes is None else (place,) * batch
+        sampler = self._sampler(labels, self.config.tasks[place], self._sampling(sampler=sampler, steps=steps))
+        return WholeChain(sampler, task != "unconditional").set_train(False)
+
+    def _place(self, task):
+        """Of a task among those of the config."""
+        if task not in self.tasks:
+            raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
+        return [config.name for config in self.config.tasks].index(task)
 
     def _sampling(self, **options):
         try:

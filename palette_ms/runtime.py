@@ -48,6 +48,17 @@ def has_fused_attention():
     return not re.fullmatch(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))", ms.hal.get_device_name(0, "Ascend"))
 
 
+def onnx_obstacle(num_bytes):
+    """Why ONNX Runtime cannot run a network with so many bytes of weights here, or None."""
+    if device() != "CPU":
+        return f"ONNX Runtime is for a CPU, and the device is {device()}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "ONNX Runtime is not installed: pip install onnxruntime"
+    if num_bytes > _ONNX_BYTES:
+        return "the network is too large for an ONNX file, which holds less than 2 GiB"
+    return None
+
+
 def takes_onnx(wanted, num_bytes):
     """Whether ONNX Runtime is to run the network when pictures are made.
 
@@ -60,13 +71,7 @@ def takes_onnx(wanted, num_bytes):
     """
     if wanted not in RUNTIMES:
         raise UserError(f"unknown runtime {wanted!r}: {', '.join(RUNTIMES)}")
-    obstacle = None
-    if device() != "CPU":
-        obstacle = f"ONNX Runtime is for a CPU, and the device is {device()}"
-    elif importlib.util.find_spec("onnxruntime") is None:
-        obstacle = "ONNX Runtime is not installed: pip install onnxruntime"
-    elif num_bytes > _ONNX_BYTES:
-        obstacle = "the network is too large for an ONNX file, which holds less than 2 GiB"
+    obstacle = onnx_obstacle(num_bytes)
     if wanted == "onnx" and obstacle:
         raise UserError(f"{obstacle}; --runtime auto takes what there is")
     return wanted != "mindspore" and obstacle is None

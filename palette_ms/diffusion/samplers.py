@@ -302,6 +302,40 @@ class Sampler:
         return total - hole + np.floor((self.share or 0) * np.maximum(hole - 1, 0))
 
 
+class WholeChain(nn.Cell):
+    """A sampler's chain as one function of Tensors, its numbers within, to be exported.
+
+    Args:
+        sampler: `Sampler` around a Cell, without dynamic threshold.
+        has_source: whether its network takes one.
+
+    Attributes:
+        inputs: their names in order. y_T (N, 3, H, W), what the chain starts from; where the network takes a source,
+            cond (N, 3, H, W), mask (N, 1, H, W), 1 where pixels are to be made, and y_0 (N, 3, H, W), which holds the
+            others; where the sampler adds noise, noise (`num_steps`, N, 3, H, W), standard normal.
+
+    Output: y_0 (N, 3, H, W).
+    """
+
+    def __init__(self, sampler, has_source):
+        super().__init__()
+        self.chain = sampler.chain
+        self.table = Tensor(sampler.table)
+        self.num_steps = sampler.num_steps
+        self.has_source, self.is_noisy = has_source, any(sampler.noisy)
+        self.inputs = ["y_T", *["cond", "mask", "y_0"] * has_source, *["noise"] * self.is_noisy]
+
+    def construct(self, y_T, *rest):
+        zeros, nothing = ops.zeros_like(y_T), ops.zeros((1, 1, 1, 1), y_T.dtype)
+        cond, mask, known = None, ops.ones_like(nothing), nothing
+        if self.has_source:
+            cond, mask, known = rest[:3]
+        noise = rest[-1] if self.is_noisy else ops.zeros((self.num_steps, 1, 1, 1, 1), y_T.dtype)
+        finished = ops.zeros((y_T.shape[0], 1, 1, 1), y_T.dtype)
+        count = ops.zeros((), mstype.int32) + self.num_steps
+        return self.chain(y_T, y_T, zeros, zeros, finished, cond, mask, known, None, noise, self.table, count)[0]
+
+
 class DDPMSampler(Sampler):
     """The ancestral chain over given β, see `palette_ms.diffusion.solvers.ddpm`.
 

@@ -14,6 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from palette_ms import runtime
 from palette_ms.errors import UserError
 from palette_ms.unet.layers import use_cpu_kernels
 
@@ -104,15 +105,7 @@ class OnnxCell:
             # since MindSpore takes no spaces in names and writes files that cannot be written again.
             with open(part, "wb") as file, TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "unet.onnx"
-                use_cpu_kernels(self.cell, False)
-                try:
-                    ms.export(self.cell, *(Tensor(array[:1]) for array in inputs), file_name=str(exported),
-                              file_format="ONNX")
-                except RuntimeError as error:
-                    raise UserError(f"MindSpore {ms.__version__} cannot export this network to ONNX: "
-                                    f"{str(error).splitlines()[0]}; --runtime mindspore does without") from None
-                finally:
-                    use_cpu_kernels(self.cell, True)
+                export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
             part.replace(path)
@@ -125,6 +118,28 @@ class OnnxCell:
         files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
         for path in files[:-MAX_FILES]:
             path.unlink(missing_ok=True)
+
+
+def export(cell, inputs, path):
+    """Write a Cell as a file of another program.
+
+    Args:
+        cell: for sampling (`set_train(False)`), float32.
+        inputs: Tensors of the sizes that the file is to take.
+        path: ends in .onnx or .mindir; without spaces.
+
+    Raises:
+        UserError: MindSpore cannot export it.
+    """
+    kind = path.suffix[1:].upper()
+    use_cpu_kernels(cell, False)
+    try:
+        ms.export(cell, *inputs, file_name=str(path), file_format=kind)
+    except RuntimeError as error:
+        raise UserError(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
+                        f"{str(error).splitlines()[0]}") from None
+    finally:
+        use_cpu_kernels(cell, runtime.device() == "CPU")
 
 
 def _digest(identity):

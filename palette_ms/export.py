@@ -1,0 +1,157 @@
+"""python -m palette_ms.export: write a checkpoint's network, or a whole chain, for other programs to run."""
+
+import argparse
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from palette_ms import errors, runtime
+from palette_ms.errors import UserError
+from palette_ms.sample import SAMPLER, STEPS
+
+FORMATS = (".onnx", ".mindir")
+TOLERANCE = 1e-4  # of the file's answer, relative to the Cell's: other orders of summation in float32 stay well below
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m palette_ms.export", description=__doc__,
+        epilog="The file takes pictures of one size. It is run before it is put in its place, and must give what the "
+               "network gives here. docs/export.md tells what its inputs are.")
+    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
+    parser.add_argument("--output", required=True, type=Path, help="the file to write: .onnx or .mindir")
+    parser.add_argument("--format", choices=[suffix[1:] for suffix in FORMATS], help="default: the output's suffix")
+    parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="of the pictures (default: as trained)")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
+    parser.add_argument("--chain", action="store_true", help="MINDIR: the whole chain instead of one network call")
+    parser.add_argument("--task", help="of the chain, where the model knows several")
+    parser.add_argument("--sampler", help=f"of the chain (default: {SAMPLER}, or a distilled model's own)")
+    parser.add_argument("--steps", type=int, help=f"of the chain (default: {STEPS}, or a distilled model's own)")
+    args = parser.parse_args()
+    suffix = f".{args.format}" if args.format else args.output.suffix
+    if suffix not in FORMATS or args.output.suffix != suffix:
+        raise UserError(f"--output {args.output} must end in {suffix if args.format else ' or '.join(FORMATS)}")
+    if args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder; it must be a file")
+    if args.chain and suffix != ".mindir":
+        raise UserError("--chain is for MINDIR: an ONNX file holds one network call")
+    if not args.chain and (args.task or args.sampler or args.steps):
+        raise UserError("--task, --sampler and --steps say which chain to export: add --chain")
+    if args.batch < 1:
+        raise UserError("--batch must be at least 1")
+
+    from palette_ms.pipeline import Palette
+
+    palette = Palette.load(args.ckpt, "CPU", "mindspore")
+    side = palette.config.data.image_size
+    obstacle = runtime.onnx_obstacle(palette.unet.num_bytes) if suffix == ".onnx" else None
+    if obstacle:
+        raise UserError(f"{obstacle}; --format mindir does without")
+    height, width = parse_size(args.size, palette.unet.multiple) if args.size else (side, side)
+    if args.chain:
+        sampler, steps = args.sampler, args.steps
+        if not palette.config.diffusion.distilled:
+            sampler, steps = sampler or SAMPLER, steps or STEPS
+        cell = palette.chain(args.task, args.batch, sampler, steps)
+        inputs = chain_inputs(cell, palette.config.model, args.batch, height, width)
+    else:
+        cell, inputs = palette.unet, network_inputs(palette.config, args.batch, height, width)
+    write(cell, inputs, args.output)
+    for name, array in inputs.items():
+        print(f"{name}: {array.dtype} {array.shape}")
+    print(args.output)
+
+
+def parse_size(text, multiple):
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UserError(f"--size {text!r} is not of the form 256x256")
+    if int(height) % multiple or int(width) % multiple:
+        raise UserError(f"--size {text}: height and width must be multiples of {multiple}, which this network divides")
+    return int(height), int(width)
+
+
+def network_inputs(config, batch, height, width):
+    """Arrays to try a network with, by the names of its inputs, in order."""
+    rng, model = np.random.default_rng(0), config.model
+    told = rng.random(batch, np.float32)
+    inputs = {"x": rng.standard_normal((batch, model.in_channels, height, width), np.float32),
+              "gamma": told if config.diffusion.time_input == "gamma" else np.floor(1000 * told)}
+    if model.num_classes is not None:
+        inputs["label"] = rng.integers(0, model.num_classes, batch).astype(np.int32)
+    return inputs
+
+
+def chain_inputs(cell, model, batch, height, width):
+    """Arrays to try a `WholeChain` with, by the names of its inputs, in order: a hole in the middle of a picture."""
+    rng = np.random.default_rng(0)
+    channels = model.in_channels // 2 if cell.has_source else model.in_channels
+    shape = batch, channels, height, width
+    mask = np.zeros((batch, 1, height, width), np.float32)
+    mask[..., height // 4:-(height // 4) or None, width // 4:-(width // 4) or None] = 1
+    arrays = {"y_T": rng.standard_normal(shape, np.float32), "cond": rng.uniform(-1, 1, shape), "mask": mask,
+              "y_0": rng.uniform(-1, 1, shape), "noise": rng.standard_normal((cell.num_steps, *shape), np.float32)}
+    return {name: arrays[name].astype(np.float32) for name in cell.inputs}
+
+
+def write(cell, inputs, path):
+    """Export a Cell, run the file, and put it in its place where it says what the Cell says.
+
+    More than a gigabyte of weights MindSpore writes into a folder beside the MINDIR file.
+    """
+    from mindspore import Tensor
+
+    from palette_ms.unet.onnx import export
+
+    with TemporaryDirectory() as scratch:
+        exported = Path(scratch) / path.name.replace(" ", "_")
+        tensors = [Tensor(array) for array in inputs.values()]
+        expected = cell(*tensors).asnumpy()
+        export(cell, tensors, exported)
+        written = sorted(Path(scratch).iterdir(), key=lambda file: file.suffix)  # the weights' folder, then the graph
+        graph = written[-1]
+        error = np.linalg.norm(answer(graph, list(inputs.values())) - expected) / np.linalg.norm(expected)
+        if not error < TOLERANCE:
+            raise UserError(f"the exported file does not say what the network says (relative error {error:.1e}), and "
+                            "was not kept")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for file in written:
+                put(file, path if file == graph else path.with_name(file.name))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def answer(path, arrays):
+    """What an exported file says to arrays."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return session.run(None, dict(zip((node.name for node in session.get_inputs()), arrays)))[0]
+    import mindspore as ms
+
+    return ms.nn.GraphCell(ms.load(str(path)))(*map(ms.Tensor, arrays)).asnumpy()
+
+
+def put(source, path):
+    """Copy a file or folder to its place, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, part, copy_function=shutil.copyfile)
+            part.chmod(0o755)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            shutil.copyfile(source, part)  # without its mode: MindSpore writes files that cannot be written again
+        part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    errors.run(main)
