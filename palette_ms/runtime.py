@@ -131,9 +131,14 @@ def setup(wanted="auto", seed=None):
     return name
 
 
+def started_by_msrun():
+    """Whether this process is one of several ranks, which meet in `setup`."""
+    return "MS_ROLE" in os.environ
+
+
 def _meet():
     global _rank, _ranks, _met
-    if _met or "MS_ROLE" not in os.environ:  # set by msrun
+    if _met or not started_by_msrun():
         return
     from mindspore import communication
 

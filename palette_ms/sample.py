@@ -2,13 +2,12 @@
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
-from palette_ms.data.images import list_images, save_atomically
+from palette_ms.data.images import list_images, result_names, save_atomically
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
@@ -106,7 +105,8 @@ def inputs(source, output):
     if not folder and not source.is_file():
         raise UserError(f"no such picture or folder: {source}")
     pictures = list_images(source) if folder else [source]
-    return list(zip(pictures, output_names(pictures, source if folder else source.parent, output)))
+    names = result_names(pictures, source if folder else source.parent)
+    return [(picture, output / name) for picture, name in zip(pictures, names)]
 
 
 def restore(palette, work, args):
@@ -168,14 +168,6 @@ def mask_for(mask, picture):
     if len(matches) != 1:
         raise UserError(f"{mask} holds {len(matches)} masks for {picture.name}; one is needed")
     return matches[0]
-
-
-def output_names(pictures, root, output):
-    """Where each result goes, without suffix: the picture's own name, with its suffix where two would be one."""
-    stems = [picture.relative_to(root).with_suffix("") for picture in pictures]
-    taken = Counter(stems)
-    return [output / (stem if taken[stem] == 1 else stem.with_name(picture.name.replace(".", "_")))
-            for picture, stem in zip(pictures, stems)]
 
 
 if __name__ == "__main__":

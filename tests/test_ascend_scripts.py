@@ -82,12 +82,20 @@ def test_sampling_starts_on_as_many_cards_as_asked(machine, repository):
     assert argv[-8:] == ["-m", "palette_ms.sample", "--device", "Ascend", "--ckpt", "quickstart", "--input", "photos"]
 
 
+def test_evaluation_starts_on_as_many_cards_as_asked(machine, repository):
+    argv = started(machine.run(repository, "run_eval_ascend.sh", 2, "--reference", "photos", "--restored", "outputs"))
+    assert argv[0] == "--worker_num=2"
+    assert argv[-8:] == ["-m", "palette_ms.evaluate", "--device", "Ascend", "--reference", "photos", "--restored",
+                         "outputs"]
+
+
 @pytest.mark.parametrize("script, arguments, message", [
     ("run_train_ascend.sh", [], "error: which config?\nbash scripts/run_train_ascend.sh CONFIG"),
     ("run_train_ascend.sh", ["c.yaml", "two"], "whole number above 0, not 'two'"),
     ("run_distributed_train_ascend.sh", ["c.yaml", "10.0.0.5", "1"], "INDEX must be from 0 to 0 for 1 hosts"),
     ("run_distributed_train_ascend.sh", ["c.yaml", "broken.json", "0"], "broken.json is not a rank table"),
     ("run_sample_ascend.sh", ["2"], "how many cards, and what to restore?"),
+    ("run_eval_ascend.sh", ["2"], "how many cards, and which folders?"),
 ])
 def test_wrong_arguments_are_told_with_the_usage(machine, repository, script, arguments, message):
     (machine.folder / "broken.json").write_text("{}")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from palette_ms import evaluate
 from palette_ms.checkpoint import Checkpoint
 
 BATCH = 2
@@ -148,13 +149,29 @@ def test_a_rank_that_dies_ends_the_job_and_is_named(repository, tmp_path):
     assert done.stderr.rstrip().endswith("Its last line: last words") and "Traceback" not in done.stderr
 
 
-def test_a_folder_of_pictures_is_spread_over_the_ranks(runs, repository, tmp_path):
+def test_a_folder_of_pictures_is_restored_and_evaluated_by_several_ranks(runs, repository, tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     for path in (runs / "photos").iterdir():
         (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "photos" / "broken.png").write_bytes(b"")  # the second rank's first
-    status, output = msrun(tmp_path, "-m", "palette_ms.sample", "--ckpt", runs / "two" / "model.safetensors", "--input",
-                           tmp_path / "photos", "--output", tmp_path / "restored", "--task", "colorization",
+    # One start of the ranks, which is what takes long, for both verbs.
+    (tmp_path / "verbs.py").write_text(
+        "import sys\n"
+        "from palette_ms import errors, evaluate, runtime, sample\n"
+        "photos, *arguments = sys.argv[1:]\n"
+        "def main():\n"
+        "    try:\n"
+        "        sys.argv = ['sample', *arguments]\n"
+        "        sample.main()\n"
+        "    finally:\n"
+        "        sys.argv = ['evaluate', '--reference', photos, '--restored', 'restored', '--device', 'CPU',\n"
+        "                    '--output', 'ranks.json']\n"
+        "        evaluate.main()\n"
+        "        sys.stdout.flush()\n"
+        "        runtime.sum_over_ranks(0)\n"  # since sampling's error, which is raised now, ends both
+        "errors.run(main)\n")
+    status, output = msrun(tmp_path, "verbs.py", runs / "photos", "--ckpt", runs / "two" / "model.safetensors",
+                           "--input", tmp_path / "photos", "--output", tmp_path / "restored", "--task", "colorization",
                            "--device", "CPU", repository=repository)
     assert status != 0  # since one could not be read
     restored = [[Path(line).name for line in text.splitlines() if line.endswith(".png") and "restored" in line]
@@ -163,3 +180,8 @@ def test_a_folder_of_pictures_is_spread_over_the_ranks(runs, repository, tmp_pat
     assert {path.name for path in (tmp_path / "restored").iterdir()} == {"chelsea.png", "astronaut.png", "rocket.png"}
     # msrun may end one rank before it has told, once the other has ended.
     assert any("1 of 4 pictures could not be restored" in text for text in output)
+    assert ["3 pictures" in text for text in output] == [True, False]  # one rank tells
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--reference", str(runs / "photos"), "--restored",
+                                      str(tmp_path / "restored"), "--output", str(tmp_path / "one.json")])
+    evaluate.main()
+    assert (tmp_path / "ranks.json").read_text() == (tmp_path / "one.json").read_text()

@@ -1,5 +1,6 @@
 """Picture files and arrays of any kind → RGB, and back."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,19 @@ def list_images(folder):
 def no_pictures(place):
     """The UserError of a folder or archive without any."""
     return UserError(f"no pictures in {place} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
+
+
+def result_names(pictures, root):
+    """What a result made of each picture is called: its path below the root without suffix.
+
+    Where two pictures would have one name, they keep their suffixes: `a.jpg` and `a.png` become `a_jpg` and `a_png`.
+
+    Returns: list of relative paths.
+    """
+    stems = [picture.relative_to(root).with_suffix("") for picture in pictures]
+    taken = Counter(stems)
+    return [stem if taken[stem] == 1 else stem.with_name(picture.name.replace(".", "_"))
+            for picture, stem in zip(pictures, stems)]
 
 
 def grid(rows, gap=2):

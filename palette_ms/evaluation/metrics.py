@@ -1,7 +1,16 @@
-"""Distances between pictures, uint8 RGB (H, W, 3) or float arrays of the same range."""
+"""How near one picture is to another: uint8 RGB (H, W, 3) or float arrays of the same range.
+
+A metric of `METRICS` is a function (restored, original, where) → float, where `where`, bool (H, W) or None, says which
+pixels count. It may raise UserError for pictures that it has no value for.
+"""
 
 import cv2
 import numpy as np
+
+from palette_ms.errors import UserError
+
+_WINDOW = cv2.getGaussianKernel(11, 1.5, cv2.CV_64F)  # of SSIM
+_EDGE = len(_WINDOW) // 2
 
 
 def psnr(restored, original, where=None):
@@ -16,11 +25,48 @@ def psnr(restored, original, where=None):
     return float(10 * np.log10(255**2 / mean)) if mean else float("inf")
 
 
-def ab_error(restored, original):
+def ssim(restored, original, where=None):
+    """Structural similarity, mean over pixels and the channels R, G, B; 1 for equal pictures.
+
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13, with its
+    window of 11×11 pixels, Gaussian with σ = 1.5, and K = 0.01 and 0.03. Windows that reach past the picture's edge do
+    not count.
+
+    Args:
+        restored, original: (H, W, 3), 0 to 255.
+        where: bool (H, W), the windows that count, by their middles; None: all.
+
+    Raises:
+        UserError: no window counts, as in a picture of less than 11 pixels on a side.
+    """
+    counted = np.zeros(np.shape(original)[:2], bool)
+    counted[_EDGE:-_EDGE, _EDGE:-_EDGE] = True if where is None else where[_EDGE:-_EDGE, _EDGE:-_EDGE]
+    if not counted.any():
+        raise UserError(f"SSIM needs a pixel to compare that is {_EDGE} or more from each edge")
+
+    def mean(values):
+        return cv2.sepFilter2D(values, -1, _WINDOW, _WINDOW)
+
+    x, y = np.float64(restored), np.float64(original)
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_x * mean_y + c_1) * (2 * covariance + c_2)
+    similarity /= (mean_x**2 + mean_y**2 + c_1) * (variances + c_2)
+    return float(similarity[counted].mean())
+
+
+def ab_error(restored, original, where=None):
     """Mean distance in the ab plane of CIE Lab (colour without lightness); 0 for equal colours.
 
     Args:
         restored, original: uint8 (H, W, 3).
+        where: bool (H, W), the pixels that count; None: all.
     """
     a, b = (cv2.cvtColor(np.float32(picture) / 255, cv2.COLOR_RGB2LAB)[..., 1:] for picture in (restored, original))
-    return float(np.linalg.norm(a - b, axis=-1).mean())
+    distances = np.linalg.norm(a - b, axis=-1)
+    return float(np.mean(distances if where is None else distances[where]))
+
+
+METRICS = {"psnr": psnr, "ssim": ssim, "ab_error": ab_error}

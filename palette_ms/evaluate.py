@@ -1,0 +1,67 @@
+"""python -m palette_ms.evaluate: how near restored pictures are to the originals, for a folder of each."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from palette_ms import errors, runtime
+from palette_ms.errors import UserError
+from palette_ms.evaluation.metrics import METRICS
+from palette_ms.evaluation.report import evaluate, match
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m palette_ms.evaluate", description=__doc__)
+    parser.add_argument("--reference", required=True, type=Path, help="folder of the originals")
+    parser.add_argument("--restored", required=True, type=Path,
+                        help="folder of what was made of them, by the same names; NAME_0, NAME_1, … are samples of "
+                             "NAME, whose values are averaged")
+    parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(METRICS)} (default: %(default)s)")
+    parser.add_argument("--mask", type=Path, help="folder of masks by the same names: only their white pixels count")
+    parser.add_argument("--output", type=Path, help="JSON file for the report, with the values of each picture")
+    parser.add_argument("--device", default="auto", help="over which ranks of msrun meet: auto (default), Ascend, GPU "
+                                                         "or CPU; the metrics are computed by the CPU")
+    args = parser.parse_args()
+    metrics = list(dict.fromkeys(name.strip() for name in args.metrics.split(",")))
+    for name in metrics:
+        if name not in METRICS:
+            raise UserError(f"unknown metric {name!r}: {', '.join(METRICS)}")
+    if args.output and args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder; it must be a file, such as report.json")
+    pairs = match(args.reference, args.restored, args.mask)
+
+    if runtime.started_by_msrun():  # one process does without MindSpore
+        runtime.setup(args.device)
+    report = evaluate(pairs, metrics)
+    if runtime.rank() > 0:
+        return
+    if args.output:
+        write(report, args.output)
+    samples = len(pairs[0].samples)
+    print(f"{len(pairs)} pictures" + (f", each the mean of {samples} samples" if samples > 1 else ""))
+    print(f"{'':10}{'mean':>10}{'std':>10}")
+    for name, figures in report.items():
+        std = "" if figures["std"] is None else f"{figures['std']:10.4f}"
+        print(f"{name:10}{figures['mean']:10.4f}{std}")
+
+
+def write(report, path):
+    """The report as JSON, whole or not at all."""
+    text = json.dumps(report, indent=2)
+    # JSON has no word for infinity, but a number too large for a double, which readers take for it.
+    text = re.sub(r"(?<=: )Infinity(?=,?$)", "1e999", text, flags=re.M)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    errors.run(main)

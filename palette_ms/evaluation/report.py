@@ -1,0 +1,131 @@
+"""Restored pictures beside their references: which belong together, and what the metrics say of each and of all."""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from palette_ms import runtime
+from palette_ms.data.images import list_images, load_image, result_names
+from palette_ms.errors import UserError
+from palette_ms.evaluation.metrics import METRICS
+
+
+class Pair(NamedTuple):
+    """A picture to compare."""
+
+    name: str  # its path below the folder, without suffix
+    reference: Path
+    samples: list  # paths of what was restored of it
+    mask: Optional[Path]  # white where the two are compared; None: everywhere
+
+
+def match(reference, restored, masks=None):
+    """The `Pair`s of two folders, in the order of their names.
+
+    Pictures belong together by their paths below the folders without suffixes. `NAME_0`, `NAME_1`, … are samples of
+    NAME, unless every reference has a result of its very name.
+
+    Args:
+        reference, restored: folders.
+        masks: a folder with a mask for each reference, or None.
+
+    Raises:
+        UserError: a folder is missing or empty, a picture has no counterpart, or one has more samples than another.
+    """
+    references, results = _by_name(reference), _by_name(restored)
+    masks_of = {} if masks is None else _by_name(masks)
+    plain = references.keys() <= results.keys()
+    samples, surplus = {}, []
+    for name, path in results.items():
+        numbered = re.fullmatch(r"(.+)_\d+", name, re.S)
+        if not plain and numbered and numbered[1] in references:
+            samples.setdefault(numbered[1], []).append(path)
+        elif name in references:
+            samples.setdefault(name, []).append(path)
+        else:
+            surplus.append(path.relative_to(restored))
+    lacking = f"of the {len(references)} pictures of {reference}"
+    problems = [(f"{restored} lacks", lacking, sorted(references.keys() - samples.keys())),
+                (f"{restored} has", f"that {reference} lacks", surplus)]
+    if masks is not None:
+        problems.append((f"{masks} lacks", lacking, sorted(references.keys() - masks_of.keys())))
+    told = [f"{who} {len(names)} {what}: {', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''}"
+            for who, what, names in problems if names]
+    if told:
+        raise UserError("; ".join(told))
+    fewest, most = (choose(samples, key=lambda name: len(samples[name])) for choose in (min, max))
+    if len(samples[fewest]) < len(samples[most]):
+        raise UserError(f"{restored} has {len(samples[most])} samples of {most} and {len(samples[fewest])} of "
+                        f"{fewest}: restore again into an empty folder")
+    return [Pair(name, path, samples[name], masks_of.get(name)) for name, path in sorted(references.items())]
+
+
+def _by_name(folder):
+    pictures = list_images(folder)
+    return {name.as_posix(): path for name, path in zip(result_names(pictures, folder), pictures)}
+
+
+def measure(pair, metrics):
+    """The value of each metric (names in `METRICS`) for a `Pair`: the mean over its samples.
+
+    Raises:
+        UserError: an unreadable picture, sizes that differ, an empty mask.
+    """
+    original, where = load_image(pair.reference), None
+    if pair.mask is not None:
+        where = load_image(pair.mask).mean(2) > 127
+        _check_size(pair.mask, where, pair.reference, original)
+        if not where.any():
+            raise UserError(f"{pair.mask} has no white pixel: nothing to compare")
+    values = []
+    for path in pair.samples:
+        restored = load_image(path)
+        _check_size(path, restored, pair.reference, original)
+        values.append([METRICS[name](restored, original, where) for name in metrics])
+    return np.mean(values, 0)
+
+
+def _check_size(path, array, reference, original):
+    (height, width), (wanted_height, wanted_width) = array.shape[:2], original.shape[:2]
+    if (height, width) != (wanted_height, wanted_width):
+        raise UserError(f"{path} is {width}×{height}, {reference} {wanted_width}×{wanted_height} (width × height): "
+                        "they must be the same")
+
+
+def evaluate(pairs, metrics):
+    """The report on all `Pair`s, spread over the ranks; every rank gets it whole.
+
+    Args:
+        pairs: from `match`, the same on all ranks.
+        metrics: names in `METRICS`.
+
+    Returns: dict of metric → {"mean", "std" (of the pictures as a population; None where a value is infinite),
+        "pictures" (their number), "values" (of each name)}. The values are those of float32, which ranks exchange.
+
+    Raises:
+        UserError: pictures cannot be compared; which, and why, is said on stderr.
+    """
+    values, failed = np.zeros((len(pairs), len(metrics)), np.float32), 0
+    mine = range(runtime.rank(), len(pairs), runtime.ranks())
+    for i in tqdm(mine, desc="evaluate", unit="picture", disable=None, leave=False):
+        try:
+            values[i] = measure(pairs[i], metrics)
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"{pairs[i].name} was not compared: {error}", file=sys.stderr)
+    failed = int(runtime.sum_over_ranks(failed))
+    if failed:
+        raise UserError(f"{failed} of {len(pairs)} pictures could not be compared, so there is no report")
+    values = runtime.sum_over_ranks(values)
+    return {metric: _summary([pair.name for pair in pairs], column) for metric, column in zip(metrics, values.T)}
+
+
+def _summary(names, values):
+    wide = values.astype(np.float64)
+    return {"mean": float(wide.mean()), "std": float(wide.std()) if np.isfinite(wide).all() else None,
+            "pictures": len(names),
+            "values": {name: float(str(value)) for name, value in zip(names, values)}}  # the digits that float32 has
