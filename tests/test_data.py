@@ -269,6 +269,8 @@ def test_ranks_together_make_the_batches_of_one_process(folder, noise_levels):
 
     whole = TrainingBatches(with_batch(6))
     ranks = [TrainingBatches(with_batch(2), rank, 3) for rank in range(3)]
+    for batches in (whole, *ranks):
+        batches.dropout_numbers = 5
     for number in range(3):
         parts = [rank.batch(number) for rank in ranks]
         assert_same(whole.batch(number), [np.concatenate(arrays) for arrays in zip(*parts)])

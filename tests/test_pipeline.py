@@ -1,10 +1,11 @@
 """Checkpoints, restoring, and the commands as a user meets them."""
 
 import dataclasses
+import fcntl
 import os
-import signal
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -525,13 +526,22 @@ def test_ctrl_c_ends_a_run_after_its_step_with_a_state_to_go_on_from(pictures, t
     config, output = tmp_path / "c.yaml", tmp_path / "run"
     config.write_text(TRAINING.format(pictures=pictures, output=output))
     arguments = ["--config", str(config), "training.steps=1000000"]
-    run = subprocess.Popen([sys.executable, "-m", "palette_ms.train", *arguments], stderr=subprocess.PIPE, text=True)
+    keyboard, terminal = os.openpty()
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    run = subprocess.Popen([sys.executable, "-m", "palette_ms.train", *arguments], stdin=terminal,
+                           stderr=subprocess.PIPE, text=True, preexec_fn=take_terminal)
+    os.close(terminal)
     for line in run.stderr:
         if line.startswith("step 20/"):  # well inside the compiled loop
-            run.send_signal(signal.SIGINT)
+            os.write(keyboard, b"\x03")
             break
     rest = run.stderr.read()
     assert run.wait() == 130, rest
+    os.close(keyboard)
     assert "interrupted at step" in rest and "Traceback" not in rest
     states = list(output.glob("state_*.safetensors"))
     assert len(states) == 1 and Checkpoint(states[0]).step >= 20
