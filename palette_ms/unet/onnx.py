@@ -62,8 +62,11 @@ class OnnxCell:
         session = self._session(inputs, cores // workers if workers > 1 else 0)
         names = [node.name for node in session.get_inputs()]
         pictures = [{name: array[i:i + 1] for name, array in zip(names, inputs)} for i in range(batch)]
-        with ThreadPoolExecutor(workers) as pool:
-            outputs = list(pool.map(lambda feed: session.run(None, feed), pictures))
+        if workers == 1:
+            outputs = [session.run(None, picture) for picture in pictures]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                outputs = list(pool.map(lambda picture: session.run(None, picture), pictures))
         outputs = [Tensor(np.concatenate(arrays)) for arrays in zip(*outputs)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
