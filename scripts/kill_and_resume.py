@@ -49,8 +49,7 @@ def command(config, output, steps, ranks):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     logs = f"{output}_logs"
-    msrun = shutil.which("msrun", path=f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}")
-    return [sys.executable, "-m", "palette_ms.launch", logs, msrun, f"--worker_num={ranks}", "--join=True",
+    return [sys.executable, "-m", "palette_ms.launch", logs, "msrun", f"--worker_num={ranks}", "--join=True",
             f"--local_worker_num={ranks}", f"--master_port={port}", f"--log_dir={logs}", "python", *train]
 
 
@@ -117,6 +116,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/killed"))
     args = parser.parse_args()
+    os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # msrun, and its Python
     shutil.rmtree(args.folder, ignore_errors=True)
     (args.folder / "pictures").mkdir(parents=True)
     rng = np.random.default_rng(args.seed)
