@@ -5,8 +5,7 @@
 
 Crops of a photo that the model's training never saw have a hole filled, as in samplers.py. Time is a picture's, the
 median over the crops, relative to the whole network in every call, in one process; distances are root mean squares over
-the hole to what the same noise becomes with the whole network, in grey levels of 255. For comparison, a chain of fewer
-calls of the whole network: `calls` is its number of whole calls. Prints a table in Markdown.
+the hole to what the same noise becomes with the whole network, in grey levels of 255. Prints a table in Markdown.
 """
 
 import argparse

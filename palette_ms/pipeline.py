@@ -230,8 +230,11 @@ class Palette:
             sampler, steps: as in `restore`.
 
         Raises:
-            UserError: an unknown task or sampler, a number out of range.
+            UserError: an unknown task or sampler, a number out of range, a model that makes pictures of classes.
         """
+        if "unconditional" in self.tasks and self.config.model.num_classes is not None:
+            raise UserError("the chain of a class-conditional model cannot be exported, only its network, which takes "
+                            "the class as an input")
         if task is None and len(self.tasks) > 1:
             raise UserError(f"this model knows several tasks: name one of {', '.join(self.tasks)}")
         task = task or self.tasks[0]
@@ -344,8 +347,8 @@ class Palette:
     def _sampler(self, labels, trained, sampling):
         """With the chain that samplers of the same graph have compiled."""
         key = labels, sampling.guidance, sampling.dynamic_threshold is None, sampling.tolerance > 0
-        chain = self._compiled.get(key)
-        if chain is None or sampling.reuse > 1:
+        chain = self._compiled.get(key) if sampling.reuse == 1 else None
+        if chain is None:
             chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
         if sampling.reuse == 1:
             self._compiled[key] = chain
