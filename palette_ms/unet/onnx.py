@@ -108,7 +108,10 @@ class OnnxCell:
             # since MindSpore takes no spaces in names and writes files that cannot be written again.
             with open(part, "wb") as file, TemporaryDirectory() as scratch:
                 exported = Path(scratch) / "unet.onnx"
-                export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
+                try:
+                    export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
+                except UserError as error:
+                    raise UserError(f"{error}; --runtime mindspore does without") from None
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
             part.replace(path)
