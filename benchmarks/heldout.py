@@ -18,8 +18,8 @@ from palette_ms import Palette
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.data.loader import crop
 from palette_ms.evaluation.metrics import ab_error, psnr
-from palette_ms.tasks.colorization import colorization
-from palette_ms.tasks.inpainting import smooth_fill
+from palette_ms.tasks.colorization import Colorization
+from palette_ms.tasks.fill import smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 
@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--size", type=int, default=64)
     args = parser.parse_args()
     pictures = crops_of(args.photo, args.crops, args.size)
-    grays = [to_uint8(colorization(to_float(picture))[0]) for picture in pictures]
+    grays = [to_uint8(Colorization().source(to_float(picture))) for picture in pictures]
     holes = {kind: [MASKS[kind](np.random.default_rng(i), args.size, args.size)[0] > 0 for i in range(args.crops)]
              for kind in ("center", "free_form")}
 

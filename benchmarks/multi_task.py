@@ -21,7 +21,6 @@ from palette_ms.data.loader import crop
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.evaluation.metrics import ab_error, psnr
-from palette_ms.tasks import create_task
 
 SAMPLES = 4
 
@@ -50,7 +49,7 @@ def main():
                                  task.test_schedule)
         scores = []
         for i, y_0 in enumerate(originals):
-            cond, mask = create_task(task)(y_0, np.random.default_rng([1, i]))
+            cond, mask = task.pair(y_0, np.random.default_rng([1, i]))
             hole = np.ones_like(y_0[:1]) if mask is None else mask
             cond, batch = (np.repeat(array[None], SAMPLES, 0) for array in (cond, y_0))
             noise = np.random.default_rng([2, i]).standard_normal(batch.shape, np.float32)

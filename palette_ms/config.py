@@ -12,7 +12,10 @@ from typing import Literal, Optional, Tuple
 
 import yaml
 
+from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.errors import UserError, did_you_mean
+from palette_ms.tasks import Task, task_class
+from palette_ms.tasks.inpainting import Inpainting
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
-    """Arguments of `make_beta_schedule`, by the same names."""
-
-    name: Literal["linear", "cosine", "quad", "const", "jsd", "warmup10", "warmup50"] = "linear"
-    num_steps: int = 2000
-    start: float = 1e-6
-    end: float = 0.01
-
-
-@dataclass(frozen=True)
 class DiffusionConfig:
     """The process: what the network predicts, how it is trained to, and the chain that samples by default."""
 
@@ -65,88 +58,6 @@ class DiffusionConfig:
     time_input: Literal["gamma", "t"] = "gamma"
     # Of a distilled model: the steps of test_schedule that its chain consists of, ascending. Training writes it.
     distilled: Optional[Tuple[int, ...]] = None
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """What every task of a model has; each training picture draws its task by weight."""
-
-    name: str
-    weight: float = 1.0
-    # What a picture of this task counts in the loss.
-    loss_weight: float = 1.0
-    # The task's own noise levels in training and chain; None: those of the diffusion section.
-    train_schedule: Optional[ScheduleConfig] = None
-    test_schedule: Optional[ScheduleConfig] = None
-    # Share of the pictures given other colours, where there are so few that the model would learn their palettes by
-    # heart instead of looking at what surrounds the hole. Not for colorization, which is to learn them.
-    recolor: float = 0.0
-
-    def options(self):
-        """The task's own values by name: the further arguments of its function in `palette_ms.tasks`."""
-        common = {field.name for field in dataclasses.fields(TaskConfig)}
-        return {name: value for name, value in vars(self).items() if name not in common}
-
-
-@dataclass(frozen=True)
-class ColorizationConfig(TaskConfig):
-    name: Literal["colorization"] = "colorization"
-    # What the source holds: luma (Rec. 601), or the L of CIE Lab, which then is put back into the result.
-    gray: Literal["luma", "lightness"] = "luma"
-
-
-@dataclass(frozen=True)
-class InpaintingConfig(TaskConfig):
-    name: Literal["inpainting"] = "inpainting"
-    masks: Tuple[Literal["free_form", "rectangle", "center", "free_form_10_20", "free_form_20_30", "free_form_30_40"],
-                 ...] = ("free_form", "rectangle")
-    fill: Literal["noise", "smooth"] = "noise"  # what the hole holds in the source
-
-
-@dataclass(frozen=True)
-class UncroppingConfig(TaskConfig):
-    name: Literal["uncropping"] = "uncropping"
-    sides: Tuple[Literal["left", "right", "top", "bottom", "all"], ...] = ("left", "right", "top", "bottom", "all")
-    fill: Literal["noise", "smooth"] = "noise"
-
-
-@dataclass(frozen=True)
-class JpegRestorationConfig(TaskConfig):
-    name: Literal["jpeg_restoration"] = "jpeg_restoration"
-    quality: Tuple[int, int] = (5, 30)  # lowest and highest factor
-
-
-@dataclass(frozen=True)
-class SuperResolutionConfig(TaskConfig):
-    name: Literal["super_resolution"] = "super_resolution"
-    scales: Tuple[int, ...] = (4,)
-
-
-@dataclass(frozen=True)
-class DeblurringConfig(TaskConfig):
-    name: Literal["deblurring"] = "deblurring"
-    kinds: Tuple[Literal["gaussian", "motion"], ...] = ("gaussian", "motion")
-    sigma: Tuple[float, float] = (0.5, 3.0)  # of a Gaussian, pixels
-    length: Tuple[float, float] = (3.0, 15.0)  # of a motion, pixels
-
-
-@dataclass(frozen=True)
-class DenoisingConfig(TaskConfig):
-    name: Literal["denoising"] = "denoising"
-    sigma: Tuple[float, float] = (5.0, 50.0)  # grey levels of 255
-
-
-@dataclass(frozen=True)
-class PairedConfig(TaskConfig):
-    name: Literal["paired"] = "paired"
-
-
-@dataclass(frozen=True)
-class UnconditionalConfig(TaskConfig):
-    name: Literal["unconditional"] = "unconditional"
-
-
-TASK_CONFIGS = {config.name: config for config in TaskConfig.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -211,14 +122,14 @@ class Config:
 
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
-    tasks: Tuple[TaskConfig, ...] = (InpaintingConfig(),)
+    tasks: Tuple[Task, ...] = (Inpainting(),)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
 
     def to_dict(self):
         """As nested dicts and lists that YAML and JSON can hold."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "tasks": [task.to_dict() for task in self.tasks]}
 
 
 def load_config(path, overrides=()):
@@ -309,8 +220,8 @@ def _build(kind, value, where, key):
 def _build_dataclass(kind, value, where, key):
     if not isinstance(value, dict):
         raise UserError(f"{where}: {key} must be a section with keys, not {value!r}")
-    if kind is TaskConfig:
-        kind = TASK_CONFIGS[_build(Literal[tuple(TASK_CONFIGS)], value.get("name"), where, f"{key}.name")]
+    if kind is Task:
+        return _build_task(value, where, key)
     types = typing.get_type_hints(kind)
     prefix = f"{key}." if key else ""
     for name in value:
@@ -320,6 +231,20 @@ def _build_dataclass(kind, value, where, key):
         if field.default is dataclasses.MISSING and field.name not in value:
             raise UserError(f"{where}: {prefix}{field.name} must be given")
     return kind(**{name: _build(types[name], item, where, prefix + name) for name, item in value.items()})
+
+
+def _build_task(value, where, key):
+    """A task by its name."""
+    value = dict(value)
+    name = value.pop("name", None)
+    try:
+        kind = task_class(name)
+    except UserError as error:
+        raise UserError(f"{where}: {key}.name: {error}") from None
+    try:
+        return _build_dataclass(kind, value, where, key)
+    except ValueError as error:
+        raise UserError(f"{where}: {key}.{error}") from None
 
 
 def _check_ranges(config, where):
@@ -354,7 +279,7 @@ def _check_ranges(config, where):
     if not config.tasks:
         raise UserError(f"{where}: tasks needs at least one task")
     for i, task in enumerate(config.tasks):
-        _check_task(task, f"{where}: tasks[{i}]")
+        _check_schedules(task, f"{where}: tasks[{i}]")
     _check_source(config, where)
     _check_distillation(config, where)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
@@ -373,16 +298,17 @@ def _check_schedules(section, where):
 def _check_source(config, where):
     """Does the network have what the tasks need: a source or none, a label each?"""
     model, names = config.model, [task.name for task in config.tasks]
-    unconditional = "unconditional" in names
+    without = [task.name for task in config.tasks if not task.has_source]
+    unconditional = bool(without)
     if unconditional and len(names) > 1:
-        raise UserError(f"{where}: a network that takes no source makes pictures only: unconditional must be the only "
+        raise UserError(f"{where}: a network that takes no source makes pictures only: {without[0]} must be the only "
                         "task")
     channels = 3 if unconditional else 6
     if model.in_channels != channels:
         raise UserError(f"{where}: model.in_channels must be {channels} for {', '.join(names)}: the noisy picture"
                         f"{'' if unconditional else ' and the source'}")
     if unconditional and config.training.source_dropout:
-        raise UserError(f"{where}: training.source_dropout must be 0 for unconditional: there is no source")
+        raise UserError(f"{where}: training.source_dropout must be 0 for {names[0]}: there is no source")
     if model.from_source and (unconditional or config.diffusion.prediction != "x0"):
         raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
@@ -420,23 +346,3 @@ def _check_attention(model, where):
         raise UserError(f"{where}: model.{given[0]} is for model.attention local, not for {model.attention}")
     if any(getattr(model, name) < 1 for name in given):
         raise UserError(f"{where}: model.{given[0]} must be above 0")
-
-
-def _check_task(task, where):
-    _check_schedules(task, where)
-    if task.weight <= 0 or task.loss_weight <= 0:
-        raise UserError(f"{where}: weight and loss_weight must be above 0")
-    if not 0 <= task.recolor <= 1:
-        raise UserError(f"{where}.recolor must be from 0 to 1")
-    lowest = {"quality": 1, "sigma": 0, "length": 1}
-    for name, value in task.options().items():
-        if value == ():
-            raise UserError(f"{where}.{name} must name at least one")
-        if name in lowest and not lowest[name] <= value[0] <= value[1]:
-            raise UserError(f"{where}.{name} must be two numbers, from {lowest[name]} on, the smaller first")
-    if task.name == "paired" and task.recolor:
-        raise UserError(f"{where}.recolor would change the target and not the source: leave it out")
-    if task.name == "jpeg_restoration" and task.quality[1] > 100:
-        raise UserError(f"{where}.quality must not be above 100")
-    if task.name == "super_resolution" and min(task.scales) < 2:
-        raise UserError(f"{where}.scales must be whole numbers from 2 on")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from palette_ms import errors
 from palette_ms.errors import UserError
+from palette_ms.tasks.imports import add_import
 
 
 def main():
@@ -24,6 +25,7 @@ def main():
                                          "program; default: what the tensors tell")
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="a value of this program's config, such as model.num_head_channels=64")
+    add_import(parser)
     args = parser.parse_intermixed_args()
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder; it must be a file")

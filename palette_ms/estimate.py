@@ -5,6 +5,7 @@ import argparse
 from palette_ms import errors
 from palette_ms.config import load_config
 from palette_ms.errors import UserError
+from palette_ms.tasks.imports import add_import
 
 
 def main():
@@ -14,6 +15,7 @@ def main():
                         help="replaces a value of the config, such as training.recompute=2")
     parser.add_argument("--batch", type=int, help="pictures of a card at once; default: training.batch_size")
     parser.add_argument("--ranks", type=int, default=1, help="cards that train together (default 1)")
+    add_import(parser)
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     batch = config.training.batch_size if args.batch is None else args.batch

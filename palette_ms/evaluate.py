@@ -9,6 +9,7 @@ from palette_ms import errors, runtime
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import METRICS
 from palette_ms.evaluation.report import evaluate, match
+from palette_ms.tasks.imports import add_import
 
 
 def main():
@@ -22,6 +23,7 @@ def main():
     parser.add_argument("--output", type=Path, help="JSON file for the report, with the values of each picture")
     parser.add_argument("--device", default="auto", help="over which ranks of msrun meet: auto (default), Ascend, GPU "
                                                          "or CPU; the metrics are computed by the CPU")
+    add_import(parser)
     args = parser.parse_args()
     metrics = list(dict.fromkeys(name.strip() for name in args.metrics.split(",")))
     for name in metrics:

@@ -10,6 +10,7 @@ import numpy as np
 from palette_ms import errors, runtime
 from palette_ms.errors import UserError
 from palette_ms.sample import SAMPLER, STEPS
+from palette_ms.tasks.imports import add_import
 
 FORMATS = (".onnx", ".mindir")
 TOLERANCE = 1e-4  # of the file's answer, relative to the Cell's: other orders of summation in float32 stay well below
@@ -29,6 +30,7 @@ def main():
     parser.add_argument("--task", help="of the chain, where the model knows several")
     parser.add_argument("--sampler", help=f"of the chain (default: {SAMPLER}, or a distilled model's own)")
     parser.add_argument("--steps", type=int, help=f"of the chain (default: {STEPS}, or a distilled model's own)")
+    add_import(parser)
     args = parser.parse_args()
     suffix = f".{args.format}" if args.format else args.output.suffix
     if suffix not in FORMATS or args.output.suffix != suffix:

@@ -7,11 +7,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
-from palette_ms.data.images import list_images, result_names, save_atomically
+from palette_ms.data.images import list_images, result_names
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
-from palette_ms.tasks.masks import MASKS
+from palette_ms.tasks import known_asks
+from palette_ms.tasks.imports import add_import
 
 # On the quickstart model within a grey level of its own limit, and no worse than the whole chain: see docs/sampling.md.
 SAMPLER, STEPS = "dpmpp_2m", 20
@@ -25,11 +26,10 @@ def main():
                                                    "pictures from nothing")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results, PNG")
     parser.add_argument("--task", help="such as colorization or inpainting; needed where the model knows several")
-    parser.add_argument("--mask", help="for inpainting: a picture (white: make these pixels), a folder of them with "
-                                       f"the pictures' names, or {', '.join(MASKS)}")
-    parser.add_argument("--scale", type=int, help="for super_resolution: the factor, where the model knows several")
-    parser.add_argument("--extend", type=margins, metavar="left=64,right=64",
-                        help="for uncropping: pixels to add on some of left, right, top, bottom")
+    add_import(parser)
+    for ask, takers in known_asks().items():
+        parser.add_argument(f"--{ask.name.replace('_', '-')}", dest=ask.name, type=ask.parse, metavar=ask.metavar,
+                            help=f"for {', '.join(takers)}: {ask.help}")
     parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: {SAMPLER})")
     parser.add_argument("--steps", type=int, help=f"network calls a picture (default: {STEPS}, or those that the model "
                                                   "was distilled to; the paper's chain is --sampler ddpm --steps 1000)")
@@ -62,7 +62,7 @@ def main():
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
-    if "unconditional" in palette.tasks:
+    if palette.makes_pictures:
         if args.input:
             raise UserError("this model makes pictures from nothing: leave --input out")
         if args.tile is not None or args.overlap is not None:
@@ -72,7 +72,7 @@ def main():
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
                                        **sampling(args, palette))
-        write(results, args.output / f"sample_{args.seed}")
+        write(palette, results, args.output / f"sample_{args.seed}")
         return
     if not work:
         raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
@@ -81,16 +81,15 @@ def main():
     restore(palette, work, args)
 
 
-def sampling(args, palette, task="unconditional"):
+def sampling(args, palette, task=None):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
     names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance",
              "reuse")
     options = {name: getattr(args, name) for name in names}
     diffusion = palette.config.diffusion
-    trained = next((config for config in palette.config.tasks if config.name == task), None)
-    if diffusion.distilled or trained is None:
+    if diffusion.distilled or task is None:
         return options
-    length = (trained.test_schedule or diffusion.test_schedule).num_steps
+    length = (task.test_schedule or diffusion.test_schedule).num_steps
     options["sampler"] = args.sampler or SAMPLER
     if args.steps is None:
         options["steps"] = min(STEPS, max(1, round(args.strength * length)))
@@ -110,64 +109,51 @@ def inputs(source, output):
 
 
 def restore(palette, work, args):
-    task = args.task or default_task(palette.tasks, args)
+    task = choose_task(palette, args)
     failed, options = 0, sampling(args, palette, task)
     for picture, target in work[runtime.rank()::runtime.ranks()]:
         try:
             if picture.resolve() == target.with_suffix(".png").resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
+            asked = {ask.name: ask.of(getattr(args, ask.name), picture) for ask in known_asks()}
             with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
-                results = palette.restore(picture, task, mask_for(args.mask, picture), num_samples=args.num_samples,
-                                          seed=args.seed, scale=args.scale, extend=args.extend, tile=args.tile,
-                                          overlap=args.overlap, progress=bar, **options)
+                results = palette.restore(picture, task.name, num_samples=args.num_samples, seed=args.seed,
+                                          tile=args.tile, overlap=args.overlap, progress=bar, **asked, **options)
         except UserError as error:
             if not args.input.is_dir():
                 raise
             failed += 1
             print(f"skipped: {error}", file=sys.stderr)
             continue
-        write(results, target)
+        write(palette, results, target)
     failed = int(runtime.sum_over_ranks(failed))  # msrun kills all ranks once one fails: none may before all are done
     if failed:
         raise UserError(f"{failed} of {len(work)} pictures could not be restored")
 
 
-def write(results, target):
-    """Each as PNG under the target's name, with its number where there are several, and its path on stdout."""
+def write(palette, results, target):
+    """Each under the target's name, with its number where there are several, and its path on stdout."""
     for k, result in enumerate(results):
-        path = target.with_name(target.name + (f"_{k}" if len(results) > 1 else "") + ".png")
+        name = target.with_name(target.name + (f"_{k}" if len(results) > 1 else ""))
         try:
-            save_atomically(result, path)
+            path = palette.forms[1].save(result, name)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
+            raise UserError(f"cannot write {name}: {error.strerror}") from None
         print(path, flush=True)  # msrun ends a rank at once where another one has failed
 
 
-def margins(text):
-    """"left=64,top=32" as a dict."""
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(pixels.isdigit() for _, _, pixels in pairs):
-        raise UserError(f"--extend {text!r} is not of the form left=64,right=64")
-    return {side: int(pixels) for side, _, pixels in pairs}
-
-
-def default_task(tasks, args):
-    if len(tasks) == 1:
-        return tasks[0]
-    for value, task in ((args.mask, "inpainting"), (args.scale, "super_resolution"), (args.extend, "uncropping")):
-        if value and task in tasks:
-            return task
+def choose_task(palette, args):
+    """The task that is named, or else the only one, or the only one that takes, or else needs, all that is asked."""
+    tasks = {task.name: task for task in palette.config.tasks}
+    if args.task is not None and args.task not in tasks:
+        raise UserError(f"this model does not know the task {args.task!r}: it was trained for {', '.join(tasks)}")
+    asked = {ask.name for ask in known_asks() if getattr(args, ask.name) is not None}
+    fitting = [name for name, task in tasks.items() if asked <= {ask.name for ask in task.asks}] if asked else []
+    needing = [name for name in fitting if asked & set(tasks[name].required)]
+    for choices in ([args.task] * (args.task is not None), list(tasks), fitting, needing):
+        if len(choices) == 1:
+            return tasks[choices[0]]
     raise UserError(f"this model knows several tasks: add --task {' or --task '.join(tasks)}")
-
-
-def mask_for(mask, picture):
-    """The --mask of one picture: of a folder, the file of the same name up to the suffix."""
-    if mask is None or not Path(mask).is_dir():
-        return mask
-    matches = [path for path in list_images(mask) if path.stem == picture.stem]
-    if len(matches) != 1:
-        raise UserError(f"{mask} holds {len(matches)} masks for {picture.name}; one is needed")
-    return matches[0]
 
 
 if __name__ == "__main__":

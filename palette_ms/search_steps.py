@@ -5,6 +5,7 @@ import dataclasses
 
 from palette_ms import errors, runtime
 from palette_ms.errors import UserError
+from palette_ms.tasks.imports import add_import
 
 
 def main():
@@ -16,6 +17,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=64, help="how many crops the error is measured on, default: 64")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    add_import(parser)
     args = parser.parse_args()
     try:
         counts = sorted({int(text) for text in args.steps.split(",")})

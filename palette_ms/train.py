@@ -4,6 +4,7 @@ import argparse
 
 from palette_ms import errors, runtime
 from palette_ms.config import load_config
+from palette_ms.tasks.imports import add_import
 
 
 def main():
@@ -14,6 +15,7 @@ def main():
     parser.add_argument("--resume", metavar="auto|PATH",
                         help="go on from the newest training state in training.output, or from this one")
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    add_import(parser)
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     runtime.setup(args.device, seed=config.training.seed)

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from palette_ms import Palette, errors
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
 from palette_ms.evaluation.metrics import psnr
-from palette_ms.tasks.colorization import colorization
-from palette_ms.tasks.inpainting import smooth_fill
+from palette_ms.tasks.colorization import Colorization
+from palette_ms.tasks.fill import smooth_fill
 from palette_ms.tasks.masks import MASKS
 
 SIZE = 64  # what the model was trained at
@@ -95,7 +95,7 @@ def main():
             guess = to_uint8(smooth_fill(to_float(original), hole[None].astype(np.float32)))
         else:
             hole = np.ones((SIZE, SIZE), bool)
-            damaged = guess = to_uint8(colorization(to_float(original))[0])
+            damaged = guess = to_uint8(Colorization().source(to_float(original)))
         mask = hole if task == "inpainting" else None
         with tqdm(desc=f"{task} {kind or ''}", unit="call", leave=False, disable=None) as bar:
             samples = [np.asarray(image) for image in palette.restore(

@@ -10,22 +10,24 @@ import cv2
 import numpy as np
 
 from palette_ms import errors
-from palette_ms.config import TASK_CONFIGS, InpaintingConfig, SuperResolutionConfig, UncroppingConfig
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_uint8
 from palette_ms.data.loader import crop
 from palette_ms.errors import UserError
-from palette_ms.tasks import TASKS, create_task
+from palette_ms.tasks import TASKS
+from palette_ms.tasks.asks import SIDES
+from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.tasks.masks import MASKS
-from palette_ms.tasks.uncropping import SIDES
+from palette_ms.tasks.super_resolution import SuperResolution
+from palette_ms.tasks.uncropping import Uncropping
 
 # The tasks that draw a kind have a row for each.
 ROWS = {
-    **{f"inpainting {kind}": InpaintingConfig(masks=(kind,)) for kind in MASKS},
-    "inpainting, smooth fill": InpaintingConfig(fill="smooth"),
-    **{f"uncropping {side}": UncroppingConfig(sides=(side,)) for side in SIDES},
-    **{f"super_resolution x{scale}": SuperResolutionConfig(scales=(scale,)) for scale in (2, 4, 8)},
-    **{name: TASK_CONFIGS[name]() for name in TASKS
-       if name not in ("inpainting", "uncropping", "super_resolution", "paired", "unconditional")},
+    **{f"inpainting {kind}": Inpainting(masks=(kind,)) for kind in MASKS},
+    "inpainting, smooth fill": Inpainting(fill="smooth"),
+    **{f"uncropping {side}": Uncropping(sides=(side,)) for side in (*SIDES, "all")},
+    **{f"super_resolution x{scale}": SuperResolution(scales=(scale,)) for scale in (2, 4, 8)},
+    **{name: task() for name, task in TASKS.items() if task not in (Inpainting, Uncropping, SuperResolution)
+       and task.has_source and not task.needs_pairs},
 }
 
 
@@ -42,7 +44,7 @@ def main():
         raise UserError(f"{args.folder} holds {len(files)} pictures; --photos {args.photos} needs as many")
     photos = [load_image(path) for path in files[:args.photos]]
     rows = []
-    for name, config in ROWS.items():
+    for name, task in ROWS.items():
         label = np.full((args.size, args.size, 3), 255, np.uint8)
         for i, word in enumerate(name.replace("_", " ").split()):
             cv2.putText(label, word, (4, 20 + 18 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
@@ -50,7 +52,7 @@ def main():
         for k, photo in enumerate(photos):
             rng = np.random.default_rng([args.seed, k])
             y_0 = crop(photo, args.size, 1.0, False, rng)
-            cond, mask = create_task(config)(y_0, rng)
+            cond, mask = task.pair(y_0, rng)
             shown = np.ones_like(y_0[:1]) if mask is None else mask
             row += [to_uint8(cond), to_uint8(np.repeat(2 * shown - 1, 3, 0)), to_uint8(y_0)]
         rows.append(row)

@@ -206,7 +206,7 @@ def test_masks_come_as_files_pictures_arrays_and_names(palette, tmp_path):
 def test_mistakes_are_told(palette, tmp_path):
     for message, arguments in {
         "does not know the task 'uncropping': it was trained for inpainting, colorization": dict(task="uncropping"),
-        "needs a mask": dict(task="inpainting"),
+        "needs mask: a picture that is white": dict(task="inpainting"),
         "takes no mask": dict(mask=np.full((13, 18), 255, np.uint8)),
         "the mask is 18×12, the picture 18×13": dict(task="inpainting", mask=np.full((12, 18), 255, np.uint8)),
         "no white pixel": dict(task="inpainting", mask=np.zeros((13, 18), np.uint8)),
@@ -217,6 +217,23 @@ def test_mistakes_are_told(palette, tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             palette.restore(PHOTO, **arguments)
+
+
+@pytest.mark.parametrize("task", ["inpainting", "colorization"])
+def test_pictures_of_one_size_are_restored_together_each_as_alone(palette, task):
+    photos = [PHOTO, 255 - PHOTO]
+    masks = ["center", "rectangle"] if task == "inpainting" else [None, None]
+    together = palette.restore(photos, task, masks, steps=2, num_samples=2, seed=4)
+    for photo, mask, images in zip(photos, masks, together):
+        alone = arrays(palette.restore(photo, task, mask, steps=2, num_samples=2, seed=4))
+        assert np.abs(arrays(images).astype(int) - alone).max() <= 1  # a batch of four may round elsewhere
+
+
+def test_pictures_of_several_sizes_are_not_restored_together(palette):
+    with pytest.raises(UserError, match="must have one size; these have 18×12, 18×13"):
+        palette.restore([PHOTO, PHOTO[:12]])
+    with pytest.raises(UserError, match="2 pictures and 1 masks"):
+        palette.restore([PHOTO, PHOTO], "inpainting", ["center"])
 
 
 # Every task: what the chain is given, and what becomes of its result
@@ -234,7 +251,7 @@ class Chain:
         self.guess = source
         return noise
 
-    def __call__(self, cond, y_T, seed, mask, y_0, progress=None):
+    def __call__(self, cond, y_T, seed, mask, y_0, progress=None, samples=None):
         self.calls.append((cond, y_T, seed, mask, y_0))
         return Tensor(np.where(mask > 0, np.float32(self.fill), y_0).astype(np.float32))
 
@@ -362,7 +379,7 @@ def test_mistakes_about_tasks_are_told(chained):
     model, _ = chained
     for message, arguments in {
         "does not know the task 'inpainting'": dict(task="inpainting"),
-        "uncropping takes no mask: it is for inpainting": dict(task="uncropping", mask="center"),
+        "uncropping takes no mask: it is for inpainting, paired": dict(task="uncropping", mask="center"),
         "takes no scale": dict(task="denoising", scale=2), "takes no extend": dict(task="denoising", extend={"top": 1}),
         "needs extend": dict(task="uncropping"), "adds no pixel": dict(task="uncropping", extend={"left": 0}),
         "up=3 is not a number": dict(task="uncropping", extend={"up": 3}),

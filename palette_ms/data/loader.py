@@ -15,7 +15,6 @@ from palette_ms.data.sources import complaint, decode, open_source
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
-from palette_ms.tasks import create_task
 from palette_ms.unet.layers import DROPOUT_MODULUS
 
 
@@ -169,13 +168,13 @@ class TrainingBatches:
         self.rank, self.ranks = rank, ranks
         self.dropout_numbers = 0
         source = open_source(data.path)
-        if source.paired != any(task.name == "paired" for task in config.tasks):
+        pairs = [task.name for task in config.tasks if task.needs_pairs]
+        if source.paired != bool(pairs):
             raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
-                            f"the task paired needs pairs, and {data.path} holds single pictures: use a CSV with the "
-                            "columns source and target, or such pairs packed")
+                            f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
+                            "with the columns source and target, or such pairs packed")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.
         self.pictures = Pictures(source, data.cache_mb, math.ceil(data.image_size / data.min_scale))
-        self.tasks = [create_task(task) for task in config.tasks]
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
         self.betas = [train_betas(config.diffusion, task) for task in config.tasks]
@@ -215,13 +214,14 @@ class TrainingBatches:
         index = self._order(epoch)[position]
         square = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
         y_0 = square[-3:]  # of a pair, the target
-        drawn = int(rng.choice(len(self.tasks), p=self.task_probabilities))
-        task = drawn if task is None else task
-        if self.config.tasks[task].recolor > rng.random():
+        drawn = int(rng.choice(len(self.config.tasks), p=self.task_probabilities))
+        place = drawn if task is None else task
+        task = self.config.tasks[place]
+        if task.recolor > rng.random():
             y_0 = recolor(y_0, rng)
-        given = {"source": square[:3]} if self.config.tasks[task].name == "paired" else {}
-        cond, mask = self.tasks[task](y_0, rng, **given)
-        return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, task)
+        given = {"source": square[:3]} if task.needs_pairs else {}
+        cond, mask = task.pair(y_0, rng, **given)
+        return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, place)
 
     def _order(self, epoch):
         cached = getattr(self, "_last_order", (None, None))
@@ -239,7 +239,7 @@ class TrainingBatches:
             UserError: no picture can be read.
         """
         failures, nothing = [], {}
-        if self.config.tasks[0].name == "unconditional":
+        if not self.config.tasks[0].has_source:
             nothing["cond"] = None
         if self.config.model.num_classes is None:
             nothing["label"] = None

@@ -99,15 +99,19 @@ class NoiseStream:
     Args:
         seed: a whole number ≥ 0.
         shape: (N, C, H, W).
+        samples: picture k + samples has the same noise as picture k; None: each its own.
     """
 
-    def __init__(self, seed, shape):
-        self.rngs = [generator(seed, "noise", k) for k in range(shape[0])]
+    def __init__(self, seed, shape, samples=None):
+        samples = samples or shape[0]
+        self.rngs = [generator(seed, "noise", k) for k in range(samples)]
         self.shape = tuple(shape[1:])
+        self.groups = shape[0] // samples
 
     def draw(self):
         """The next noise, float32 (N, C, H, W)."""
-        return np.stack([rng.standard_normal(self.shape, np.float32) for rng in self.rngs])
+        noise = np.stack([rng.standard_normal(self.shape, np.float32) for rng in self.rngs])
+        return np.tile(noise, (self.groups, 1, 1, 1))
 
 
 class Update(nn.Cell):
@@ -253,7 +257,7 @@ class Sampler:
         signal, deviation = self.first
         return np.float32(signal) * source + np.float32(deviation) * noise
 
-    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None):
+    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None, samples=None):
         """The whole chain.
 
         Args:
@@ -263,6 +267,7 @@ class Sampler:
             mask: (N, 1, H, W), 1 where pixels are to be made, or None: everywhere.
             y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every call.
             progress: called with the number of calls done since the last report.
+            samples: of each picture in the batch, see `NoiseStream`; None: the batch is one picture's.
 
         Returns: Tensor y_0 (N, 3, H, W), in about [−1, 1].
 
@@ -271,7 +276,7 @@ class Sampler:
         """
         if mask is not None and y_0 is None:
             raise ValueError("with a mask, y_0 must give the known pixels")
-        stream, y = NoiseStream(seed, y_T.shape), Tensor(y_T)
+        stream, y = NoiseStream(seed, y_T.shape, samples), Tensor(y_T)
         cond = None if cond is None else Tensor(cond)
         known = ops.zeros((1, 1, 1, 1), y.dtype) if y_0 is None else Tensor(y_0)
         rank = Tensor(self._rank(mask, y.shape), mstype.int32)

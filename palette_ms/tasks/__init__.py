@@ -1,38 +1,12 @@
-"""Tasks: from a clean picture to the source that the model is given, and the mask of what it is to make.
+"""Tasks, one file each: see `palette_ms.tasks.task`. All files of this folder are read, so that a new one is known."""
 
-A task is a pure function `task(y_0, rng, …) -> (cond, mask)`: y_0 and cond float32 (3, H, W) in [−1, 1], rng a
-numpy.random.Generator, mask float32 (1, H, W), 1 where pixels are to be made, or None: everywhere. cond is None for a
-model that takes no source. Its further arguments are its config's, by the same names; `paired` alone takes another, the
-source that the data give.
-"""
+import importlib
+import pkgutil
 
-import functools
+from palette_ms.tasks.task import TASKS, Task, check_asked, known_asks, option, task_class
 
-from palette_ms.tasks.colorization import colorization
-from palette_ms.tasks.degradations import deblurring, denoising, jpeg_restoration, super_resolution
-from palette_ms.tasks.inpainting import inpainting
-from palette_ms.tasks.paired import paired
-from palette_ms.tasks.uncropping import uncropping
+__all__ = ["TASKS", "Task", "check_asked", "known_asks", "option", "task_class"]
 
-
-def unconditional(y_0, rng=None):
-    """No source: the plain DDPM (Ho et al. 2020), which makes pictures from nothing."""
-    return None, None
-
-
-TASKS = {
-    "colorization": colorization,
-    "inpainting": inpainting,
-    "uncropping": uncropping,
-    "jpeg_restoration": jpeg_restoration,
-    "super_resolution": super_resolution,
-    "deblurring": deblurring,
-    "denoising": denoising,
-    "paired": paired,
-    "unconditional": unconditional,
-}
-
-
-def create_task(config):
-    """The function (y_0, rng) → (cond, mask) of a task's config."""
-    return functools.partial(TASKS[config.name], **config.options())
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    if not _module.name.endswith("__main__"):
+        importlib.import_module(_module.name)

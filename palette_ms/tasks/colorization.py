@@ -1,26 +1,48 @@
 """Colorization: the source is the picture in gray (Palette, section 4.1)."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import cv2
 import numpy as np
+
+from palette_ms.tasks.task import Task, option
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as libjpeg and Pillow
 
 
-def colorization(y_0, rng=None, gray="luma"):
-    """The picture in gray, repeated to three channels; no mask. Shapes and ranges as in `palette_ms.tasks`.
+@dataclass(frozen=True)
+class Colorization(Task):
+    """The source is gray, repeated to three channels."""
 
-    Args:
-        gray: "luma" (Rec. 601) or "lightness" (L of CIE Lab, 0 to 100, as −1 to 1).
-    """
-    if gray == "luma":
-        value = np.tensordot(LUMA, y_0, 1)
-    else:
-        value = to_lab(y_0)[0] / 50 - 1
-    return np.repeat(value[None], 3, 0), None
+    name = "colorization"
+    needs_rgb = True
+
+    gray: Literal["luma", "lightness"] = option("luma", "what the source holds: luma (Rec. 601), or the L of CIE Lab, "
+                                                        "which is put back into the result")
+
+    def pair(self, y_0, rng):
+        return self.source(y_0), None
+
+    def source(self, picture, hole=None, rng=None):
+        if self.gray == "luma":
+            value = np.tensordot(LUMA, picture, 1)
+        else:
+            value = to_lab(picture)[0] / 50 - 1
+        return np.repeat(value[None], 3, 0)
+
+    def restore(self, pictures, asked, run):
+        made = run(pictures)
+        if self.gray == "luma":
+            return made
+        sources = [self.source(picture) for picture in pictures]
+        samples = len(made) // len(pictures)
+        return np.stack([with_lightness(np.clip(picture, -1, 1), sources[i // samples])
+                         for i, picture in enumerate(made)])
 
 
 def with_lightness(y, source):
-    """The colours (ab of CIE Lab) of one picture with the lightness of a source that `colorization` made of it.
+    """The colours (ab of CIE Lab) of one picture with the lightness of a source that `Colorization` made of it.
 
     Args:
         y, source: float32 (3, H, W) in [−1, 1], the source with gray="lightness".

@@ -1,57 +1,35 @@
 """Inpainting: what the hole holds in the source is Gaussian noise (Palette, section 4.2) or a smooth first guess."""
 
-import numpy as np
-from scipy import sparse
-from scipy.sparse import linalg
+from dataclasses import dataclass
+from typing import Literal, Tuple
 
+from palette_ms.tasks.asks import MASK, read_mask
+from palette_ms.tasks.fill import FILL, fill_hole, first_guess
 from palette_ms.tasks.masks import MASKS
+from palette_ms.tasks.task import Task, option
 
 
-def inpainting(y_0, rng, masks=("free_form", "rectangle"), fill="noise"):
-    """A hole of a kind drawn evenly from `masks` (names in `MASKS`). Shapes and ranges as in `palette_ms.tasks`."""
-    kind = masks[rng.integers(len(masks))]
-    mask = MASKS[kind](rng, *y_0.shape[1:])
-    return fill_hole(y_0, mask, rng, fill), mask
+@dataclass(frozen=True)
+class Inpainting(Task):
+    """A hole is to be filled."""
 
+    name = "inpainting"
+    asks = (MASK,)
+    required = ("mask",)
 
-def fill_hole(y_0, mask, rng, fill="noise"):
-    """The source: y_0 (3, H, W) outside the mask (1, H, W), a filling inside.
+    masks: Tuple[Literal[tuple(MASKS)], ...] = option(("free_form", "rectangle"), "kinds of hole, drawn evenly")
+    fill: Literal["noise", "smooth"] = option("noise", FILL)
 
-    Args:
-        fill: "noise", standard Gaussian, is the paper's. "smooth" is `smooth_fill`: a small network that starts from
-            it only has to learn what to add.
-    """
-    inside = rng.standard_normal(y_0.shape, np.float32) if fill == "noise" else smooth_fill(y_0, mask)
-    return np.where(mask > 0, inside, y_0)
+    def pair(self, y_0, rng):
+        kind = self.masks[rng.integers(len(self.masks))]
+        mask = MASKS[kind](rng, *y_0.shape[1:])
+        return self.source(y_0, mask, rng), mask
 
+    def holes(self, height, width, asked, rng):
+        return [read_mask(asked["mask"], height, width, rng)]
 
-def smooth_fill(y_0, mask):
-    """The membrane over the hole: each of its pixels is the mean of its neighbours (Laplace's equation).
+    def source(self, picture, hole, rng):
+        return fill_hole(picture, hole, rng, self.fill)
 
-    Args:
-        y_0: float32 (3, H, W); what it holds in the hole is not used.
-        mask: float32 (1, H, W), 1 in the hole.
-
-    Returns: as y_0, filled; where nothing is known, 0.
-    """
-    hole = mask[0] > 0
-    if not hole.any() or hole.all():
-        return np.where(mask > 0, np.float32(0), y_0)
-    number = np.full(hole.shape, -1)  # of each pixel in the hole
-    number[hole] = np.arange(hole.sum())
-    numbers = np.pad(number, 1, constant_values=-2)  # -2: beyond the edge
-    values = np.pad(y_0, ((0, 0), (1, 1), (1, 1)))
-    rows, columns = np.nonzero(hole)
-    neighbours, sums, pairs = 0, 0, []
-    for down, right in ((0, 1), (1, 0), (1, 2), (2, 1)):  # in the padded arrays
-        place = rows + down, columns + right
-        neighbour = numbers[place]
-        neighbours = neighbours + (neighbour > -2)
-        sums = sums + np.where(neighbour == -1, values[:, place[0], place[1]], 0)
-        inside = neighbour >= 0
-        pairs.append((number[hole][inside], neighbour[inside]))
-    i, j = np.concatenate(pairs, 1)
-    laplacian = sparse.diags(neighbours.astype(float)) - sparse.csr_matrix((np.ones(len(i)), (i, j)), (len(rows),) * 2)
-    filled = y_0.copy()
-    filled[:, hole] = linalg.spsolve(laplacian.tocsc(), sums.T.astype(float)).T
-    return filled
+    def guess(self, cond, hole):
+        return first_guess(cond, hole, self.fill)

@@ -50,7 +50,7 @@ class Trainer:
         training, diffusion = config.training, config.diffusion
         if training.precision == "bfloat16" and runtime.device() == "CPU":
             raise UserError("MindSpore has no bfloat16 on CPU: training.precision must be float32 or float16")
-        self.makes_pictures = config.tasks[0].name == "unconditional"
+        self.makes_pictures = not config.tasks[0].has_source
         if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range"
                 or (self.makes_pictures and config.model.num_classes is not None)):
             raise UserError("training knows no time_input but gamma, no learned variance and no classes of pictures: "

@@ -1,0 +1,39 @@
+"""python -m palette_ms.tasks: what tasks there are, what a user may ask of them, and their options in a config."""
+
+import argparse
+import dataclasses
+import textwrap
+
+from palette_ms import errors
+from palette_ms.tasks import TASKS, Task, task_class
+from palette_ms.tasks.imports import add_import
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m palette_ms.tasks", description=__doc__)
+    add_import(parser)
+    parser.parse_args()
+    common = dataclasses.fields(Task)
+    for name in sorted(TASKS):
+        task = task_class(name)
+        print(f"{name}: {' '.join(task.__doc__.split())}")
+        for ask in task.asks:
+            _tell(f"--{ask.name}", ask.help)
+        for field in dataclasses.fields(task):
+            if field.name not in {other.name for other in common}:
+                _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"])
+    print("every task:")
+    for field in common:
+        _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"])
+
+
+def _tell(what, help):
+    print(textwrap.fill(f"{what}  {help}", 120, initial_indent="  ", subsequent_indent="      "))
+
+
+def _yaml(value):
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else "null" if value is None else value
+
+
+if __name__ == "__main__":
+    errors.run(main)

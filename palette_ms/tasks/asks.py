@@ -1,0 +1,136 @@
+"""What a user may ask of a task besides the picture: a mask, a factor, margins.
+
+A task declares its asks once. The command's options, the checks of `Palette.restore` and forms are made of them. An ask
+that several tasks take is one object, named by each.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional, Tuple
+
+import numpy as np
+
+from palette_ms.data.images import list_images, load_image
+from palette_ms.errors import UserError
+from palette_ms.tasks.masks import MASKS
+
+SIDES = ("left", "right", "top", "bottom")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A number, or a choice; the base of other kinds.
+
+    Attributes:
+        name: the keyword of `Palette.restore`, and the command's option.
+        help: what it means, to stand after the names of its tasks.
+        type: int, float or str.
+        least, most: the range, both ends included; None: no end.
+        choices: the only values there are; (): all of the range.
+        metavar: what stands for the value in the command's help; None: the name.
+    """
+
+    name: str
+    help: str
+    type: Callable = str
+    least: Optional[float] = None
+    most: Optional[float] = None
+    choices: Tuple = ()
+    metavar: Optional[str] = None
+
+    def parse(self, text):
+        """The value that a text of the command line or a form stands for. Raises UserError."""
+        try:
+            return self.type(text)
+        except ValueError:
+            kind = {int: "a whole number", float: "a number"}.get(self.type, "such a value")
+            raise UserError(f"{self.name}: {text!r} is not {kind}") from None
+
+    def check(self, value):
+        """Raises UserError unless a value is of the type and in the range."""
+        good = isinstance(value, (int, float) if self.type is float else self.type) and not isinstance(value, bool)
+        if good and self.choices:
+            good = value in self.choices
+        elif good and self.type is not str:  # NaN is in no range
+            good = not (value != value or (self.least is not None and value < self.least)
+                        or (self.most is not None and value > self.most))
+        if not good:
+            raise UserError(f"{self.name} must be {self.range()}, not {value!r}")
+
+    def range(self):
+        """Type and range in words."""
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        kind = {int: "a whole number", float: "a number"}.get(self.type, "a text")
+        ends = [f"from {self.least} on" if self.most is None else f"from {self.least} to {self.most}"
+                if self.least is not None else f"up to {self.most}"] * (self.least is not None or self.most is not None)
+        return " ".join([kind, *ends])
+
+    def of(self, value, picture):
+        """The value for one picture of a folder, a path."""
+        return value
+
+
+@dataclass(frozen=True)
+class MaskAsk(Ask):
+    """A mask: a path, PIL image or array of the picture's size, white (above half) where pixels are to be made, or the
+    name of a kind of mask. On the command line also a folder of masks by the pictures' names."""
+
+    def check(self, value):
+        if not isinstance(value, (str, Path, np.ndarray)) and not hasattr(value, "convert"):
+            raise UserError(f"mask must be a path, a picture or an array, not {value!r}")
+
+    def of(self, value, picture):
+        if not isinstance(value, str) or not Path(value).is_dir():
+            return value
+        matches = [path for path in list_images(value) if path.stem == picture.stem]
+        if len(matches) != 1:
+            raise UserError(f"{value} holds {len(matches)} masks for {picture.name}; one is needed")
+        return matches[0]
+
+
+def read_mask(mask, height, width, rng):
+    """What a `MaskAsk` was answered with as float32 (1, height, width), 1 where pixels are to be made.
+
+    Args:
+        mask: as `MaskAsk` takes it.
+        rng: numpy.random.Generator, for a kind of mask.
+
+    Raises:
+        UserError: it cannot be read, has another size, or no white pixel.
+    """
+    if isinstance(mask, str) and mask in MASKS:
+        return MASKS[mask](rng, height, width)
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = mask.astype(np.uint8) * 255
+    hole = load_image(mask).mean(2) > 127
+    if hole.shape != (height, width):
+        raise UserError(f"the mask is {hole.shape[1]}×{hole.shape[0]}, the picture {width}×{height} "
+                        "(width × height): they must be the same")
+    if not hole.any():
+        raise UserError("the mask has no white pixel: nothing to make")
+    return hole[None].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MarginsAsk(Ask):
+    """Pixels to add on some sides: a dict, as text `left=64,right=64`."""
+
+    def parse(self, text):
+        pairs = [pair.partition("=") for pair in text.split(",")]
+        if not all(pixels.isdigit() for _, _, pixels in pairs):
+            raise UserError(f"--{self.name} {text!r} is not of the form {self.metavar}")
+        return {side: int(pixels) for side, _, pixels in pairs}
+
+    def check(self, value):
+        if not isinstance(value, dict):
+            raise UserError(f"{self.name} must be a dict of pixels on some of {', '.join(SIDES)}, not {value!r}")
+        for side, pixels in value.items():
+            if side not in SIDES or type(pixels) is not int or pixels < 0:
+                raise UserError(f"{self.name}: {side}={pixels!r} is not a number of pixels on one of "
+                                f"{', '.join(SIDES)}")
+        if not any(value.values()):
+            raise UserError(f"{self.name} adds no pixel: nothing to make")
+
+
+MASK = MaskAsk("mask", f"a picture that is white where pixels are to be made, or {', '.join(MASKS)}", metavar="MASK")

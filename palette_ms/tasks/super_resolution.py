@@ -1,0 +1,44 @@
+"""Super-resolution: the source is small, enlarged by bicubic interpolation (SR3: Saharia et al. 2021, arXiv 2104.07636,
+section 2)."""
+
+import math
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+from PIL import Image
+
+from palette_ms.errors import UserError
+from palette_ms.tasks.asks import Ask
+from palette_ms.tasks.task import Task, option
+
+
+@dataclass(frozen=True)
+class SuperResolution(Task):
+    """The source was made smaller and large again, both bicubic. Sides that the factor does not divide are rounded up
+    when made smaller."""
+
+    name = "super_resolution"
+    asks = (Ask("scale", "the factor, where the model knows several", int, least=2),)
+
+    scales: Tuple[int, ...] = option((4,), "factors, drawn evenly", least=2)
+
+    def pair(self, y_0, rng):
+        height, width = y_0.shape[1:]
+        scale = self.scales[rng.integers(len(self.scales))]
+        return bicubic(bicubic(y_0, math.ceil(height / scale), math.ceil(width / scale)), height, width), None
+
+    def size(self, height, width, asked):
+        scale, trained = asked["scale"], ", ".join(map(str, self.scales))
+        if scale is None and len(self.scales) > 1:
+            raise UserError(f"this model knows several factors: name scale, one of {trained}")
+        scale = self.scales[0] if scale is None else scale
+        if scale not in self.scales:
+            raise UserError(f"this model was not trained to enlarge {scale} times, but {trained}")
+        return scale * height, scale * width
+
+
+def bicubic(y, height, width):
+    """A picture (C, H, W) resized by Pillow's bicubic interpolation, to (C, height, width), clipped to [−1, 1]."""
+    channels = [Image.fromarray(channel).resize((width, height), Image.BICUBIC) for channel in y]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels]), -1, 1)

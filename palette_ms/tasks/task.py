@@ -1,0 +1,257 @@
+"""What a task is: one frozen dataclass, in one file.
+
+Its fields are its options in a config. It says how a clean picture becomes a training pair, what a user may ask with a
+picture, and how that picture goes into the chain and comes out again. A subclass is known by its `name` from then on.
+
+Pictures are float32 (C, H, W) in [−1, 1] with any number of channels C, masks float32 (1, H, W), 1 where pixels are to
+be made. Randomness comes from the generator that is handed in, so that the same one gives the same.
+"""
+
+import dataclasses
+import inspect
+import typing
+from dataclasses import dataclass
+from typing import ClassVar, Optional, Tuple
+
+import numpy as np
+
+from palette_ms.diffusion.schedule import ScheduleConfig
+from palette_ms.errors import UserError, did_you_mean
+from palette_ms.tasks.asks import Ask
+
+TASKS = {}  # by name
+
+
+class Request(dict):
+    """What a user asks with a picture: the value of each of the task's asks by name, None where nothing was asked.
+
+    Attributes:
+        trained: side of the pictures that the model was trained with.
+    """
+
+    def __init__(self, asked, trained):
+        super().__init__(asked)
+        self.trained = trained
+
+
+def option(default, help, least=None, most=None, above=None):
+    """A field of a task: an option in the config.
+
+    Args:
+        default: its value where a config says nothing.
+        help: what it means, in a line.
+        least, most: what its number, or each number of its tuple, must be at least and at most.
+        above: what it must be above.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
+
+
+@dataclass(frozen=True)
+class Task:
+    """The options that all tasks have, and what a task can say of itself; every subclass is a task.
+
+    Class attributes:
+        name: in configs and commands, such as "denoising".
+        asks: what a user may ask with a picture, see `palette_ms.tasks.asks`.
+        required: names of those that the task cannot do without.
+        has_source: False: the model takes no source.
+        needs_pairs: the data give the sources, and `pair` takes them.
+        needs_rgb: it is about photos in RGB of 8 bits, not about any channels.
+
+    Raises:
+        ValueError: an option out of its range, which the message begins with.
+    """
+
+    name: ClassVar[str]
+    asks: ClassVar[Tuple[Ask, ...]] = ()
+    required: ClassVar[Tuple[str, ...]] = ()
+    has_source: ClassVar[bool] = True
+    needs_pairs: ClassVar[bool] = False
+    needs_rgb: ClassVar[bool] = False
+
+    weight: float = option(1.0, "share of the training pictures, beside the other tasks' weights", above=0)
+    loss_weight: float = option(1.0, "what a picture counts in the loss", above=0)
+    train_schedule: Optional[ScheduleConfig] = option(None, "noise levels in training, if not the diffusion section's")
+    test_schedule: Optional[ScheduleConfig] = option(None, "the chain's, if not the diffusion section's")
+    recolor: float = option(0.0, "share of the training pictures given other colours, where there are so few that the "
+                                 "model would learn their palettes by heart; not for colorization, which is to learn "
+                                 "them", least=0, most=1)
+
+    def __init_subclass__(cls, **arguments):
+        super().__init_subclass__(**arguments)
+        if "name" not in cls.__dict__:
+            return  # a base of tasks
+        known = TASKS.get(cls.name)
+        # The same file may be imported twice, by another name.
+        if known and (known.__qualname__, inspect.getfile(known)) != (cls.__qualname__, inspect.getfile(cls)):
+            raise UserError(f"there is a task {cls.name} already, {known.__qualname__}: choose another name")
+        for ask in cls.asks:
+            _check_name(cls, ask)
+        TASKS[cls.name] = cls
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == ():
+                raise ValueError(f"{field.name} must name at least one")
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(number, (int, float)) for number in numbers):
+                continue
+            arguments = typing.get_args(hints[field.name])
+            is_range = isinstance(value, tuple) and len(arguments) == 2 and Ellipsis not in arguments
+            bounds = [f"{word} {end}" for word, key in (("at least", "least"), ("at most", "most"), ("above", "above"))
+                      if (end := field.metadata.get(key)) is not None]
+            least, most, above = (field.metadata.get(key) for key in ("least", "most", "above"))
+            if any((least is not None and number < least) or (most is not None and number > most)
+                   or (above is not None and number <= above) for number in numbers):
+                raise ValueError(f"{field.name} must be {' and '.join(bounds)}, not {value}")
+            if is_range and value[0] > value[1]:
+                raise ValueError(f"{field.name} must be two numbers, the smaller first, not {value}")
+
+    def options(self):
+        """The values of the task's own fields, beside those that all tasks have, by name."""
+        common = {field.name for field in dataclasses.fields(Task)}
+        return {name: value for name, value in vars(self).items() if name not in common}
+
+    def to_dict(self):
+        """As a config holds it."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    # Training
+
+    def pair(self, y_0, rng):
+        """A training pair: (cond, mask) of a clean picture.
+
+        Args:
+            y_0: (C, H, W).
+            rng: numpy.random.Generator.
+            source, mask: further arguments of tasks that `needs_pairs`: what the data give, mask or None.
+
+        Returns: the source, as y_0, or None without one; and the mask (1, H, W), or None: everything is to be made.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.pair must make a source of a clean picture")
+
+    # Use
+
+    def size(self, height, width, asked):
+        """The result's (height, width); the user's picture is resized to it before anything else.
+
+        Args:
+            height, width: of the user's picture.
+            asked: `Request`.
+
+        Raises UserError: what is asked does not fit the options.
+        """
+        return height, width
+
+    def holes(self, height, width, asked, rng):
+        """The chains that a picture takes: for each, the mask (1, h, w) of what it makes.
+
+        Args:
+            height, width: of the result.
+            asked: `Request`.
+            rng: numpy.random.Generator.
+
+        Raises UserError: a mask that cannot be used.
+        """
+        return [np.ones((1, height, width), np.float32)]
+
+    def source(self, picture, hole, rng):
+        """What the network is given as the source of a chain; here the picture, which already is what `pair` makes.
+
+        Args:
+            picture: (C, h, w).
+            hole: (1, h, w).
+            rng: numpy.random.Generator.
+
+        Returns: as picture.
+        """
+        return picture
+
+    def guess(self, cond, hole):
+        """What a chain below the full strength starts from: a source (C, h, w) without the noise that a task put in."""
+        return cond
+
+    def restore(self, pictures, asked, run):
+        """The chains' work put together.
+
+        Args:
+            pictures: (N, C, H, W) of the result's size, samples of one picture or pictures of one size.
+            asked: `Request`.
+            run: `run(pictures, number=0, stream=None)` → what the chain of that number in `holes` makes of pictures of
+                that hole's size, (N · samples, C, h, w) of N pictures or of all samples. stream: a number for a chain
+                that is to have noise of its own.
+
+        Returns: (N · samples, C, H, W).
+        """
+        return run(pictures)
+
+    def put_back(self, result, picture, hole, asked):
+        """A result with what was known before as it was.
+
+        Args:
+            result, picture: arrays (H, W, C) of the files' own values.
+            hole: (1, h, w), the first of `holes`.
+            asked: `Request`.
+
+        Returns: as result.
+        """
+        return np.where(hole[0][..., None] > 0, result, picture) if (hole == 0).any() else result
+
+
+def task_class(name):
+    """The task of a name.
+
+    Raises:
+        UserError: there is none, or it is no frozen dataclass.
+    """
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}{did_you_mean(name, TASKS)} (one of your own comes with --import "
+                        "FILE.py)")
+    if "__dataclass_fields__" not in TASKS[name].__dict__:
+        raise UserError(f"the task {name}, {TASKS[name].__qualname__}, needs @dataclass(frozen=True) before its class")
+    return TASKS[name]
+
+
+def known_asks(tasks=None):
+    """What users may ask of some tasks (classes or objects; None: all there are): dict from each `Ask` to the names of
+    the tasks that take it."""
+    takers = {}
+    for task in TASKS.values() if tasks is None else tasks:
+        for ask in task.asks:
+            takers.setdefault(ask, []).append(task.name)
+    return takers
+
+
+def check_asked(task, asked, trained):
+    """What is asked of a task, checked against its declarations.
+
+    Args:
+        task: `Task`.
+        asked: values by name; None: not asked.
+        trained: side of the pictures that the model was trained with.
+
+    Returns: `Request`.
+
+    Raises:
+        UserError: something that the task does not take or that is out of range, or nothing where it is needed.
+    """
+    own = {ask.name: ask for ask in task.asks}
+    for name, value in asked.items():
+        if name not in own and value is not None:
+            takers = [taker for ask, takers in known_asks().items() if ask.name == name for taker in takers]
+            raise UserError(f"{task.name} takes no {name}" + (f": it is for {', '.join(takers)}" if takers else ""))
+    for name, ask in own.items():
+        if asked.get(name) is not None:
+            ask.check(asked[name])
+        elif name in task.required:
+            raise UserError(f"{task.name} needs {name}: {ask.help}")
+    return Request({name: asked.get(name) for name in own}, trained)
+
+
+def _check_name(cls, ask):
+    """One name means one thing."""
+    for other, takers in known_asks().items():
+        if other.name == ask.name and other != ask and takers != [cls.name]:
+            raise UserError(f"{cls.name} asks for another {ask.name} than {', '.join(takers)}: give it another name")
