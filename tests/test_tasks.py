@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.color import rgb2lab
 
 from palette_ms.data.images import to_float, to_uint8
@@ -106,6 +106,14 @@ def test_free_form_strokes_vary_and_never_cover_nothing():
     cover = [MASKS["free_form"](np.random.default_rng(seed), 256, 256).mean() for seed in range(200)]
     assert min(cover) > 0 and max(cover) < 0.8
     assert 0.1 < np.mean(cover) < 0.4 and np.std(cover) > 0.05
+
+
+def test_scratches_are_thin_at_any_size():
+    for side in (64, 300):
+        drawn = [MASKS["scratches"](np.random.default_rng(seed), side, side)[0] for seed in range(60)]
+        widths = [2 * distance_transform_edt(np.pad(mask, 1)).max() for mask in drawn]
+        assert 0.005 < np.mean([mask.mean() for mask in drawn]) < 0.15
+        assert np.median(widths) <= 6 and max(widths) <= 16  # the widest are where lines cross
 
 
 def test_inpainting_draws_its_kinds_of_mask_evenly():

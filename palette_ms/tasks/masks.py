@@ -31,6 +31,52 @@ def free_form(rng, height, width):
     return _flipped(rng, strokes)
 
 
+def scratches(rng, height, width):
+    """What old photos have: scratches and cracks, dust, lettering. Each is one to five pixels wide at any size."""
+    marks = np.zeros((height, width), np.uint8)
+    longer = max(height, width)
+    if rng.random() < 0.7:
+        for _ in range(rng.integers(1, 6)):
+            _scratch(rng, marks)
+    if rng.random() < 0.5 or not marks.any():
+        for _ in range(rng.integers(1, 3)):
+            _letters(rng, marks)
+    if rng.random() < 0.3:
+        for _ in range(rng.integers(1, 2 + longer // 16)):
+            place = int(rng.integers(0, width)), int(rng.integers(0, height))
+            cv2.circle(marks, place, int(rng.integers(1, 3)), 1, -1)
+    if not marks.any():  # letters may lie outside of a picture of a few pixels
+        marks[rng.integers(0, height), rng.integers(0, width)] = 1
+    return marks[None].astype(np.float32)
+
+
+def _scratch(rng, marks):
+    """Draw one into uint8 (H, W): a long line that wanders a little."""
+    height, width = marks.shape
+    x, y, angle = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0, 2 * math.pi)
+    step, thickness = max(height, width) / 8, int(rng.integers(1, 4))
+    points = [(x, y)]
+    for _ in range(rng.integers(3, 13)):
+        angle += rng.normal(0, 0.2)
+        x, y = x + step * math.cos(angle), y + step * math.sin(angle)
+        points.append((x, y))
+    cv2.polylines(marks, [np.round(points).astype(np.int32)], False, 1, thickness)
+
+
+def _letters(rng, marks):
+    """Write some into uint8 (H, W), at any place and angle."""
+    height, width = marks.shape
+    text = "".join(chr(code) for code in rng.integers(33, 127, rng.integers(2, 13)))
+    fonts = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX,
+             cv2.FONT_HERSHEY_SCRIPT_SIMPLEX)
+    font, size, thickness = fonts[rng.integers(len(fonts))], rng.uniform(0.3, 1.5), int(rng.integers(1, 4))
+    line = np.zeros_like(marks)
+    start = int(rng.integers(-width // 4, max(1, width // 2))), int(rng.integers(0, height + 10))
+    cv2.putText(line, text, start, font, size, 1, thickness)
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 15), 1)
+    marks |= cv2.warpAffine(line, turn, (width, height), flags=cv2.INTER_NEAREST)
+
+
 def free_form_covering(low, high):
     """A kind of mask: brush strokes that cover more than `low` and at most `high` of the picture (shares of 1).
 
@@ -87,7 +133,7 @@ def _flipped(rng, strokes):
 
 
 MASKS = {
-    "free_form": free_form, "rectangle": rectangle, "center": center,
+    "free_form": free_form, "rectangle": rectangle, "center": center, "scratches": scratches,
     "free_form_10_20": free_form_covering(0.1, 0.2), "free_form_20_30": free_form_covering(0.2, 0.3),
     "free_form_30_40": free_form_covering(0.3, 0.4),
 }
