@@ -39,7 +39,7 @@ def build_unet(config):
         UserError: the sizes do not fit together.
     """
     try:
-        return UNet(**vars(config))
+        return UNet(config)
     except ValueError as error:
         raise UserError(f"model: {error}") from None
 

@@ -12,42 +12,9 @@ from typing import Literal, Optional, Tuple
 
 import yaml
 
+from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.errors import UserError, did_you_mean
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Arguments of `palette_ms.unet.UNet`, by the same names."""
-
-    in_channels: int = 6
-    out_channels: int = 3
-    base_channels: int = 64
-    channel_mults: Tuple[float, ...] = (1, 2, 4, 8)
-    num_res_blocks: int = 2
-    attention_resolutions: Tuple[int, ...] = (16,)
-    num_heads: int = 1
-    num_head_channels: Optional[int] = None
-    dropout: float = 0.0
-    scale_shift: bool = True
-    resblock_updown: bool = True
-    norm_groups: int = 32
-    patch_size: int = 1
-    num_classes: Optional[int] = None
-    noise_input: Literal["value", "angle"] = "value"
-    from_source: bool = False
-    attention: Literal["global", "local", "none", "dilated"] = "global"
-    attention_blocks: Optional[int] = None
-    attention_block_size: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Arguments of `make_beta_schedule`, by the same names."""
-
-    name: Literal["linear", "cosine", "quad", "const", "jsd", "warmup10", "warmup50"] = "linear"
-    num_steps: int = 2000
-    start: float = 1e-6
-    end: float = 0.01
+from palette_ms.unet.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def write_teacher(photos, folder, **model):
     raw = raw_config(photos, folder)
     raw["model"].update(model)
     config, path = config_from_dict(raw, "test"), folder / "teacher.safetensors"
-    shapes = {name: array.shape for name, array in unet_arrays(UNet(**vars(config.model))).items()}
+    shapes = {name: array.shape for name, array in unet_arrays(UNet(config.model)).items()}
     arrays = [{name: 0.1 * normal(*shape, seed=seed + len(name)) for name, shape in shapes.items()}
               for seed in range(2)]
     save_checkpoint(path, config, 1, 1000, *arrays)

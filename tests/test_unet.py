@@ -7,7 +7,7 @@ from mindspore import Tensor, ops
 
 from palette_ms.config import load_config
 from palette_ms.diffusion.denoisers import ReusingUNet
-from palette_ms.unet import AttentionBlock, ResidualBlock, Swish, TimeEmbedding, UNet
+from palette_ms.unet import AttentionBlock, ModelConfig, ResidualBlock, Swish, TimeEmbedding, UNet
 from palette_ms.unet.layers import DROPOUT_MODULUS, Dropout, GroupNorm, Upsample
 from palette_ms.unet.unet import SOURCE_STD, DeepFeatures, FinestLevel
 
@@ -113,6 +113,15 @@ def test_the_angle_of_the_noise_level_is_what_is_embedded():
         parameter.set_data(dict(unet.parameters_and_names())[name].value())
     np.testing.assert_allclose(unet(Tensor(x), Tensor(gamma)).asnumpy(),
                                expected(Tensor(x), Tensor(angle.astype(np.float32))).asnumpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_config_and_arguments_by_name_make_the_same_network():
+    config = ModelConfig(**TINY, num_classes=3, patch_size=2)
+    networks = [UNet(config), UNet(**vars(config)), UNet(ModelConfig(**TINY, num_classes=3), patch_size=2)]
+    shapes = [{name: parameter.shape for name, parameter in network.parameters_and_names()} for network in networks]
+    assert shapes[0] == shapes[1] == shapes[2] and [network.multiple for network in networks] == [4, 4, 4]
+    with pytest.raises(TypeError, match="base_chanels"):
+        UNet(base_chanels=8)
 
 
 VARIANTS = {
@@ -224,7 +233,7 @@ def test_half_precision_stays_near_float32():
 
 def test_the_ports_preset_has_its_number_of_parameters(repository):
     config = load_config(repository / "configs" / "palette_62m.yaml")
-    unet = UNet(**vars(config.model))
+    unet = UNet(config.model)
     # the PyTorch port's log: "parameters: 62.6 M" for its guided_diffusion network with this configuration
     assert sum(p.size for p in unet.get_parameters()) / 1e6 == pytest.approx(62.6, abs=0.05)
 

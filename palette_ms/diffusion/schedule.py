@@ -4,6 +4,9 @@
 (Ho et al. 2020 call it ᾱ_t, Palette γ_t). Index 0 is the least noisy step.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 
 
@@ -31,8 +34,17 @@ SCHEDULES = {
     "cosine": lambda n, start, end: _cosine(n),
 }
 
-
 SPACINGS = ("uniform", "quadratic", "log_snr", "karras")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Arguments of `make_beta_schedule`, by the same names."""
+
+    name: Literal[tuple(SCHEDULES)] = "linear"
+    num_steps: int = 2000
+    start: float = 1e-6
+    end: float = 0.01
 
 
 def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
