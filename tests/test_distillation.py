@@ -275,6 +275,7 @@ def test_a_teacher_drops_nothing_out(photos, tmp_path):
     ({"diffusion__prediction": "x0"}, "another diffusion.prediction"),
     ({"diffusion__test_schedule": {"num_steps": 30}}, "another diffusion.test_schedule"),
     ({"diffusion__clip": False}, "another diffusion.clip"),
+    ({"diffusion__noise_input": "angle"}, "another diffusion.noise_input"),
     ({"training__init_from": "quickstart"}, "training.init_from must be left out"),
     ({"diffusion__distilled": [3, 7]}, "diffusion.distilled.*leave it out"),
     ({"diffusion__prediction": "eps"}, "diffusion.prediction must be v or x0"),

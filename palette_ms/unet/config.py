@@ -48,14 +48,6 @@ class ModelConfig:
             it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
         num_classes: of a class-conditional network, whose class embedding is added to the time embedding, or the tasks
             of a network that restores, which takes the task's embedding in its place; None: neither.
-        noise_input: what is embedded of the noise level: "value", γ itself as in the paper, or "angle",
-            1000 · (2/π) arccos √γ. The sinusoids hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that the
-            network has to apply differs by a factor of two; the angle spreads these levels out.
-        from_source: for x̂₀-prediction: the layers see and say how far y₀ is from the source, in units of
-            `palette_ms.unet.unet.SOURCE_STD`. What they see is the mean of that distance given y_t, were it white
-            noise: it fades as y_t says less, so that a short training need not learn first how far y_t can be trusted
-            at each noise level (compare the preconditioning of Karras et al. 2022, arXiv 2206.00364, section 5). A new
-            network says its source.
         attention: one of `ATTENTIONS`, see above.
         attention_blocks: for local attention: each map is cut into that many blocks along each side, whatever its size;
             they differ by at most one position a side.
@@ -77,8 +69,6 @@ class ModelConfig:
     norm_groups: int = 32
     patch_size: int = 1
     num_classes: Optional[int] = None
-    noise_input: Literal["value", "angle"] = "value"
-    from_source: bool = False
     attention: Literal[ATTENTIONS] = "global"
     attention_blocks: Optional[int] = None
     attention_block_size: Optional[int] = None

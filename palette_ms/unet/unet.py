@@ -12,10 +12,6 @@ from palette_ms.unet.config import ATTENTIONS, ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.plan import plan
 
-# Of y₀ − source where pixels are to be made, in [−1, 1]: over 400 crops of the quickstart's photos its root mean square
-# was 0.24 for smoothly filled holes and 0.23 for gray pictures. Only the order of magnitude matters.
-SOURCE_STD = 0.2
-
 
 class Stage(nn.Cell):
     """One step of a path: a residual block, attention where the level has it, resampling where the level ends."""
@@ -39,9 +35,10 @@ class UNet(nn.Cell):
         config: `ModelConfig`; None: its defaults.
         arguments: fields of it, to be other than the config's.
 
-    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
-        step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
-        a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or None: nothing is dropped.
+    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), what tells the noise: its level in
+        (0, 1], or what else the network was trained with, such as the step t (Dhariwal & Nichol); label (N,), int32 in
+        [0, num_classes), for a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or
+        None: nothing is dropped.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -58,8 +55,6 @@ class UNet(nn.Cell):
             raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
                              "attention_blocks or attention_block_size, at least 1")
         self.out_channels = config.out_channels
-        self.from_source = config.from_source
-        self.embeds_angle = config.noise_input == "angle"
         self.num_classes = config.num_classes
         self.patch_size = config.patch_size
         self.multiple = config.patch_size * 2 ** (len(config.channel_mults) - 1)
@@ -172,13 +167,7 @@ class UNet(nn.Cell):
         """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
-        noise_input = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.embeds_angle else gamma
-        emb = self.time_embedding(noise_input)
-        source = x[:, :self.out_channels]
-        if self.from_source:
-            y_t, level = x[:, self.out_channels:], gamma.reshape((-1, 1, 1, 1))
-            trust = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level)
-            x = ops.concat((source, trust * (y_t - ops.sqrt(level) * source)), 1)
+        emb = self.time_embedding(gamma)
         if self.num_classes:
             emb = emb + ops.gather(self.label_embedding, label, 0)
         h = self.conv_in(self.to_patches(x))
@@ -192,8 +181,7 @@ class UNet(nn.Cell):
         for i in range(self.finest + 1):
             h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
         h = self.conv_out(self.act(self.norm_out(h)))
-        y = self.from_patches(ops.cast(h, mstype.float32))
-        return (source + SOURCE_STD * y if self.from_source else y), deep
+        return self.from_patches(ops.cast(h, mstype.float32)), deep
 
     def coarser_levels(self, h, emb, dropout):
         skips = ()
@@ -223,7 +211,7 @@ class UNet(nn.Cell):
 
 
 class DeepFeatures(nn.Cell):
-    """The answer of a `UNet` and its deep features, see `UNet.answer`."""
+    """The answer of a `UNet`, or of a Cell around it with its `answer`, and its deep features."""
 
     def __init__(self, unet):
         super().__init__()
@@ -234,7 +222,7 @@ class DeepFeatures(nn.Cell):
 
 
 class FinestLevel(nn.Cell):
-    """The answer of a `UNet` to given deep features, see `UNet.answer`."""
+    """The answer of a `UNet`, or of a Cell around it with its `answer`, to given deep features."""
 
     def __init__(self, unet):
         super().__init__()
