@@ -29,6 +29,7 @@ from mindspore import Tensor, nn
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import load_config
 from palette_ms.diffusion.loss import DiffusionLoss
+from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.training.memory import Memory
 from palette_ms.training.step import TrainStep
 
@@ -47,7 +48,8 @@ def worker(config, batch, pynative):
     rng, size = np.random.default_rng(0), config.data.image_size
     y_0, cond, noise = (Tensor(rng.standard_normal((batch, 3, size, size), np.float32)) for _ in range(3))
     gamma = Tensor(rng.random(batch, np.float32))
-    step = TrainStep(DiffusionLoss(unet), nn.Adam(unet.trainable_params(), 1e-4), list(average.get_parameters()))
+    loss = DiffusionLoss(precondition(unet, config.diffusion))
+    step = TrainStep(loss, nn.Adam(unet.trainable_params(), 1e-4), list(average.get_parameters()))
     step.set_train()
     times = []
     for _ in range(3):

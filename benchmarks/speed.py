@@ -22,6 +22,7 @@ from mindspore import Tensor, nn
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import load_config
 from palette_ms.diffusion.loss import DiffusionLoss
+from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.training.step import TrainStep
 
 
@@ -43,7 +44,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    model = dataclasses.replace(load_config(args.config).model, dropout=0.0)
+    config = load_config(args.config)
+    model = dataclasses.replace(config.model, dropout=0.0)
     runtime.setup(args.device, seed=0)
     unet, average = build_unet(model), build_unet(model)
     for name, parameter in average.parameters_and_names():
@@ -55,10 +57,11 @@ def main():
                         for _ in range(3))
     x = Tensor(rng.standard_normal((args.batch, 6, args.size, args.size), np.float32))
     gamma = Tensor(rng.random(args.batch, np.float32))
-    unet.set_train(False)
-    measure("forward", lambda: unet(x, gamma).asnumpy(), args.repeats)
+    denoiser = precondition(unet, config.diffusion).set_train(False)
+    measure("forward", lambda: denoiser(x, gamma).asnumpy(), args.repeats)
     optimizer = nn.Adam(unet.trainable_params(), 1e-4)
-    step = TrainStep(DiffusionLoss(unet), optimizer, list(average.get_parameters()), ranks=runtime.ranks()).set_train()
+    loss = DiffusionLoss(denoiser)
+    step = TrainStep(loss, optimizer, list(average.get_parameters()), ranks=runtime.ranks()).set_train()
     measure("training step", lambda: step(y_0, cond, noise, gamma)[0].asnumpy(), args.repeats)
 
 

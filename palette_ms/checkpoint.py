@@ -39,7 +39,7 @@ def build_unet(config):
         UserError: the sizes do not fit together.
     """
     try:
-        return UNet(**vars(config))
+        return UNet(config)
     except ValueError as error:
         raise UserError(f"model: {error}") from None
 
@@ -188,7 +188,8 @@ class Checkpoint:
             return {name[len(prefix):]: file.get_tensor(name) for name in self._names if name.startswith(prefix)}
 
     def load_unet(self):
-        """The denoiser, with the averaged weights where the file has them, ready to sample."""
+        """The network alone, with the averaged weights where the file has them, ready to sample: a process calls it as
+        `palette_ms.diffusion.preconditioning.precondition` makes it."""
         unet = build_unet(self.config.model)
         self.fill(unet, "ema" if any(name.startswith("ema.") for name in self._names) else "weights")
         unet.set_train(False)

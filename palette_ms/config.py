@@ -16,38 +16,20 @@ from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.errors import UserError, did_you_mean
 from palette_ms.tasks import Task, task_class
 from palette_ms.tasks.inpainting import Inpainting
+from palette_ms.unet.config import ModelConfig
 
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Arguments of `palette_ms.unet.UNet`, by the same names."""
-
-    in_channels: int = 6
-    out_channels: int = 3
-    base_channels: int = 64
-    channel_mults: Tuple[float, ...] = (1, 2, 4, 8)
-    num_res_blocks: int = 2
-    attention_resolutions: Tuple[int, ...] = (16,)
-    num_heads: int = 1
-    num_head_channels: Optional[int] = None
-    dropout: float = 0.0
-    scale_shift: bool = True
-    resblock_updown: bool = True
-    norm_groups: int = 32
-    patch_size: int = 1
-    num_classes: Optional[int] = None
-    noise_input: Literal["value", "angle"] = "value"
-    from_source: bool = False
-    attention: Literal["global", "local", "none", "dilated"] = "global"
-    attention_blocks: Optional[int] = None
-    attention_block_size: Optional[int] = None
+# Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
+_MOVED_TO_DIFFUSION = ("from_source", "noise_input")
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
     """The process: what the network predicts, how it is trained to, and the chain that samples by default."""
 
+    # What the network says and is told, see palette_ms.diffusion.preconditioning.
     prediction: Literal["eps", "v", "x0"] = "eps"
+    from_source: bool = False
+    noise_input: Literal["value", "angle"] = "value"
     loss: Literal["l2", "l1"] = "l2"
     noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
     train_schedule: ScheduleConfig = ScheduleConfig()
@@ -164,9 +146,23 @@ def read_yaml(path):
 
 def config_from_dict(raw, where):
     """A `Config` from nested dicts; `where` begins every error message."""
-    config = from_dict(Config, raw, where)
+    config = from_dict(Config, _move_keys(raw, where), where)
     _check_ranges(config, where)
     return config
+
+
+def _move_keys(raw, where):
+    """Nested dicts with what stood in the section model before where it belongs now."""
+    model, diffusion = raw.get("model"), raw.get("diffusion", {})
+    if not isinstance(model, dict) or not isinstance(diffusion, dict):
+        return raw  # which will be told
+    moved = {name: model[name] for name in _MOVED_TO_DIFFUSION if name in model}
+    for name, value in moved.items():
+        if diffusion.get(name, value) != value:
+            raise UserError(f"{where}: diffusion.{name} is {diffusion[name]!r}, and model.{name}, its old place, says "
+                            f"{value!r}: leave the old one out")
+    model = {name: value for name, value in model.items() if name not in moved}
+    return {**raw, "model": model, "diffusion": {**diffusion, **moved}}
 
 
 def from_dict(kind, raw, where):
@@ -309,8 +305,13 @@ def _check_source(config, where):
                         f"{'' if unconditional else ' and the source'}")
     if unconditional and config.training.source_dropout:
         raise UserError(f"{where}: training.source_dropout must be 0 for {names[0]}: there is no source")
-    if model.from_source and (unconditional or config.diffusion.prediction != "x0"):
-        raise UserError(f"{where}: model.from_source needs tasks with a source and diffusion.prediction: x0")
+    diffusion = config.diffusion
+    if diffusion.from_source and (diffusion.prediction != "x0" or model.in_channels != 2 * model.out_channels):
+        raise UserError(f"{where}: diffusion.from_source needs diffusion.prediction: x0 and tasks with a source, of as "
+                        "many channels as the picture")
+    if diffusion.time_input != "gamma" and (diffusion.from_source or diffusion.noise_input != "value"):
+        raise UserError(f"{where}: diffusion.from_source and diffusion.noise_input: {diffusion.noise_input} need "
+                        "diffusion.time_input: gamma, from which they are reckoned")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
         raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
 

@@ -48,10 +48,10 @@ def main():
 
     palette = Palette.load(args.ckpt, "CPU", "mindspore")
     side = palette.config.data.image_size
-    obstacle = runtime.onnx_obstacle(palette.unet.num_bytes) if suffix == ".onnx" else None
+    obstacle = runtime.onnx_obstacle(palette.network.num_bytes) if suffix == ".onnx" else None
     if obstacle:
         raise UserError(f"{obstacle}; --format mindir does without")
-    height, width = parse_size(args.size, palette.unet.multiple) if args.size else (side, side)
+    height, width = parse_size(args.size, palette.network.multiple) if args.size else (side, side)
     if args.chain:
         sampler, steps = args.sampler, args.steps
         if not palette.config.diffusion.distilled:

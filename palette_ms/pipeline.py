@@ -11,6 +11,7 @@ from tqdm import tqdm
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.forms import forms
 from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
+from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, WholeChain, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
@@ -30,7 +31,9 @@ class Palette:
     """A denoiser with its config. `Palette.load` makes one from a file.
 
     Attributes:
-        unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W).
+        network: the network alone, `palette_ms.unet.UNet`.
+        unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W): the network as its process calls
+            it, see `palette_ms.diffusion.preconditioning`.
         config: what it was built and trained with, a `palette_ms.config.Config`.
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
@@ -38,13 +41,14 @@ class Palette:
         onnx: the same network in ONNX Runtime, which chains call instead, or None.
     """
 
-    def __init__(self, unet, config, pictures=None, source=None, searched=None, onnx=None):
-        self.unet = unet
+    def __init__(self, network, config, pictures=None, source=None, searched=None):
+        self.network = network
+        self.unet = precondition(network, config.diffusion)
         self.config = config
         self.pictures = pictures
         self.source = source
         self.searched = searched or {}
-        self.onnx = onnx
+        self.onnx = None
         self.forms = forms(config.data)
         self._denoisers = {}
         self._compiled = {}
@@ -70,10 +74,12 @@ class Palette:
         setup(device)
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
-        unet, onnx = checkpoint.load_unet(), None
-        if takes_onnx(runtime, unet.num_bytes):
-            onnx = OnnxCell(unet, checkpoint.path, f"{checkpoint.config.model} {checkpoint.sha256}")
-        return cls(unet, checkpoint.config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint), onnx)
+        config = checkpoint.config
+        palette = cls(checkpoint.load_unet(), config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint))
+        if takes_onnx(runtime, palette.network.num_bytes):
+            identity = f"{config.model} {config.diffusion} {checkpoint.sha256}"
+            palette.onnx = OnnxCell(palette.unet, checkpoint.path, identity)
+        return palette
 
     @property
     def tasks(self):
@@ -195,7 +201,7 @@ class Palette:
 
         Args:
             num_samples: how many, made in one batch.
-            size: (height, width), multiples of `unet.multiple`; None: the square that the model was trained at.
+            size: (height, width), multiples of `network.multiple`; None: the square that the model was trained at.
             label: class of a class-conditional model, or None: each picture draws one.
             sampler, steps, seed, progress, sampling: as in `restore`; there is no source to start from or to guide by.
 
@@ -209,8 +215,8 @@ class Palette:
             raise UserError(f"this model restores pictures ({', '.join(self.tasks)}) and needs one: use restore")
         _check_counts(num_samples, seed)
         height, width = size or (self.config.data.image_size,) * 2
-        if height < 1 or width < 1 or height % self.unet.multiple or width % self.unet.multiple:
-            raise UserError(f"height and width must be multiples of {self.unet.multiple}, not {height}×{width}")
+        if height < 1 or width < 1 or height % self.network.multiple or width % self.network.multiple:
+            raise UserError(f"height and width must be multiples of {self.network.multiple}, not {height}×{width}")
         sampling = self._sampling(sampler=sampler, steps=steps, **sampling)
         if sampling.strength < 1 or sampling.guidance > 1:
             raise UserError("strength and guidance need a source, and this model takes none")
@@ -275,7 +281,7 @@ class Palette:
         return (label,) * num_samples
 
     def _check_tiles(self, tile, overlap):
-        multiple = self.unet.multiple
+        multiple = self.network.multiple
         if tile is None and overlap is not None:
             raise UserError("overlap is for tiles: name their side too, as tile")
         if tile is not None and (tile < 1 or tile % multiple):
@@ -293,7 +299,7 @@ class Palette:
             tile, overlap, progress: as in `restore`.
         """
         size = self.config.data.image_size
-        too_large = max(self.unet.attention_bytes(*hole.shape[2:]) for hole in holes) > ATTENTION_LIMIT
+        too_large = max(self.network.attention_bytes(*hole.shape[2:]) for hole in holes) > ATTENTION_LIMIT
         if tile is None and too_large and max(max(hole.shape[2:]) for hole in holes) > size:
             tile = size
             # Unlike print, this leaves a progress bar whole.
@@ -309,7 +315,7 @@ class Palette:
             elif sampling.reuse > 1:
                 raise UserError("reuse is for whole pictures: it would take one tile's features for the next")
             else:
-                unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.unet.multiple, tile, overlap,
+                unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.network.multiple, tile, overlap,
                                  update)
                 sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), task, sampling)
                 chains.append((sampler, None))  # the tiles report
@@ -366,7 +372,7 @@ class Palette:
 
     def _pad(self, array):
         """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
-        bottom, right = (-side % self.unet.multiple for side in array.shape[2:])
+        bottom, right = (-side % self.network.multiple for side in array.shape[2:])
         return np.pad(array, ((0, 0), (0, 0), (0, bottom), (0, right)), "symmetric")
 
 

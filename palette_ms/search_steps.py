@@ -27,6 +27,7 @@ def main():
         raise UserError("--pictures must be at least 1, --seed at least 0")
 
     from palette_ms.checkpoint import Checkpoint
+    from palette_ms.diffusion.preconditioning import precondition
     from palette_ms.diffusion.search import best_steps, elbo_costs
     from palette_ms.evaluation.denoising import denoising_errors
     from palette_ms.searched import save_steps
@@ -41,7 +42,7 @@ def main():
     if config.diffusion.distilled:
         raise UserError("this model was distilled to steps of its own: there are none to search")
     runtime.setup(args.device)
-    unet, found = checkpoint.load_unet(), {}
+    unet, found = precondition(checkpoint.load_unet(), config.diffusion), {}
     for place, task in enumerate(names):
         if args.task in (None, task):
             gammas, squares = denoising_errors(unet, config, place, args.pictures, args.seed)

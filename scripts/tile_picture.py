@@ -40,7 +40,7 @@ def main():
     rows = []
     for task, source in sources.items():
         cells = [source]
-        for side, overlap in ((palette.unet.multiple * width, None), (tile, None), (tile, 0)):  # first: at once
+        for side, overlap in ((palette.network.multiple * width, None), (tile, None), (tile, 0)):  # first: at once
             with tqdm(desc=task, unit="call", disable=None, leave=False) as bar:
                 image, = palette.restore(source, task, hole if task == "inpainting" else None, steps=args.steps,
                                          tile=side, overlap=overlap, progress=bar)

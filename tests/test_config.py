@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,7 +101,13 @@ def test_a_config_survives_json_and_yaml(tmp_path):
     ("tasks: [{name: inpainting}, {name: unconditional}]", "unconditional must be the only task"),
     ("tasks: [{name: unconditional}]", "model.in_channels must be 3 for unconditional"),
     ("model: {in_channels: 3}", "model.in_channels must be 6 for inpainting"),
-    ("model: {from_source: true}", "from_source needs .*prediction: x0"),
+    ("diffusion: {from_source: true}", "diffusion.from_source needs .*prediction: x0"),
+    ("{model: {out_channels: 6}, diffusion: {prediction: x0, from_source: true}}", "as many channels as the picture"),
+    ("diffusion: {noise_input: angle, time_input: t}", "noise_input: angle need diffusion.time_input: gamma"),
+    ("model: {from_source: true}", "diffusion.from_source needs .*prediction: x0"),
+    ("{model: {noise_input: angle}, diffusion: {noise_input: value}}",
+     "diffusion.noise_input is 'value', and model.noise_input, its old place, says 'angle': leave the old one out"),
+    ("{model: {noise_input: angel}}", "diffusion.noise_input is 'angel'.*did you mean angle?"),
     ("{model: {num_classes: 1}, tasks: [{name: inpainting}, {name: denoising}]}", "num_classes must be at least 2"),
     ("data: {image_size: 100}", "data.image_size 100 must be a multiple of 8"),
     ("- a list", "expected sections"),
@@ -109,6 +117,21 @@ def test_mistakes_name_file_key_and_neighbour(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         load_config(write(tmp_path, text))
     assert "c.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_config_is_read_without_mindspore():
+    code = "import sys, palette_ms.config; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_keys_of_the_process_are_taken_from_their_old_place_too(tmp_path):
+    text = "model: {base_channels: 32, from_source: true, noise_input: angle}\ndiffusion: {prediction: x0"
+    old, both, new = (load_config(write(tmp_path, content)) for content in (
+        text + "}", text + ", from_source: true}",
+        "model: {base_channels: 32}\ndiffusion: {prediction: x0, from_source: true, noise_input: angle}"))
+    assert old == both == new and new.diffusion.from_source and new.diffusion.noise_input == "angle"
+    assert not {"from_source", "noise_input"} & new.to_dict()["model"].keys()
+    assert load_config(write(tmp_path, "diffusion: {prediction: x0}"), ["model.from_source=true"]).diffusion.from_source
 
 
 @pytest.mark.parametrize("override", ["steps", "training.steps", "=3", "training..steps=3", "training.steps.x=3",

@@ -6,7 +6,7 @@ from gaussian import GaussianDenoiser
 from mindspore import Tensor, nn
 
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.prediction import PREDICTIONS
+from palette_ms.diffusion.preconditioning import PREDICTIONS
 from palette_ms.diffusion.samplers import DDPMSampler, NoiseStream
 from palette_ms.diffusion.schedule import SCHEDULES, draw_gammas, make_beta_schedule
 from palette_ms.seeds import generator

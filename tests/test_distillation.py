@@ -156,7 +156,7 @@ def write_teacher(photos, folder, **model):
     raw = raw_config(photos, folder)
     raw["model"].update(model)
     config, path = config_from_dict(raw, "test"), folder / "teacher.safetensors"
-    shapes = {name: array.shape for name, array in unet_arrays(UNet(**vars(config.model))).items()}
+    shapes = {name: array.shape for name, array in unet_arrays(UNet(config.model)).items()}
     arrays = [{name: 0.1 * normal(*shape, seed=seed + len(name)) for name, shape in shapes.items()}
               for seed in range(2)]
     save_checkpoint(path, config, 1, 1000, *arrays)
@@ -275,6 +275,7 @@ def test_a_teacher_drops_nothing_out(photos, tmp_path):
     ({"diffusion__prediction": "x0"}, "another diffusion.prediction"),
     ({"diffusion__test_schedule": {"num_steps": 30}}, "another diffusion.test_schedule"),
     ({"diffusion__clip": False}, "another diffusion.clip"),
+    ({"diffusion__noise_input": "angle"}, "another diffusion.noise_input"),
     ({"training__init_from": "quickstart"}, "training.init_from must be left out"),
     ({"diffusion__distilled": [3, 7]}, "diffusion.distilled.*leave it out"),
     ({"diffusion__prediction": "eps"}, "diffusion.prediction must be v or x0"),

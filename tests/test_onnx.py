@@ -12,9 +12,11 @@ import palette_ms.sample
 from palette_ms import Palette, errors, runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
+from palette_ms.diffusion.preconditioning import Preconditioned
 from palette_ms.errors import UserError
 from palette_ms.unet import UNet
 from palette_ms.unet.onnx import OnnxCell
+from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -37,7 +39,7 @@ def inputs(batch, height, width, labels=None):
 
 
 @pytest.mark.parametrize("options, labels", [
-    ({"patch_size": 2, "noise_input": "angle", "from_source": True}, None),
+    ({"patch_size": 2}, None),
     ({"num_classes": 3}, [2, 0]),
     ({"attention": "local", "attention_blocks": 3}, None),
     ({"resblock_updown": False, "scale_shift": False}, None),
@@ -47,6 +49,33 @@ def test_every_kind_of_network_says_what_its_cell_says(tmp_path, options, labels
     arguments = inputs(2, 16, 8, labels)
     made = OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
     assert relative_error(made, unet(*arguments).asnumpy()) < 1e-5
+
+
+def test_a_preconditioned_network_and_its_parts_say_what_their_cells_say(tmp_path):
+    unet, arguments = Preconditioned(filled(UNet(**TINY)), True, "angle"), inputs(2, 16, 8)
+    network = OnnxCell(unet, tmp_path / "model.safetensors", "")
+    assert relative_error(network(*arguments), unet(*arguments).asnumpy()) < 1e-5
+    whole, finest = DeepFeatures(unet), FinestLevel(unet)
+    output, deep = network.part(whole, "whole")(*arguments)
+    for made, expected in zip((output, deep), whole(*arguments)):
+        assert relative_error(made, expected.asnumpy()) < 1e-5
+    assert relative_error(network.part(finest, "finest")(deep, *arguments), output.asnumpy()) < 1e-5
+
+
+def test_changed_code_of_any_cell_is_exported_anew(tmp_path, monkeypatch):
+    code = tmp_path / "around_a_network.py"
+    code.write_text("from mindspore import nn\n\n\nclass Around(nn.Cell):\n"
+                    "    def __init__(self, network):\n        super().__init__()\n        self.network = network\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import around_a_network
+
+    unet, path = UNet(**TINY), tmp_path / "model.safetensors"
+    cells = unet, around_a_network.Around(unet)
+    before = [OnnxCell(cell, path, "these").name for cell in cells]
+    assert before == [OnnxCell(cell, path, "these").name for cell in cells]
+    code.write_text(code.read_text() + "# other\n")
+    after = [OnnxCell(cell, path, "these").name for cell in cells]
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_a_size_is_exported_once_and_other_weights_again(tmp_path):

@@ -7,9 +7,9 @@ from mindspore import Tensor, ops
 
 from palette_ms.config import load_config
 from palette_ms.diffusion.denoisers import ReusingUNet
-from palette_ms.unet import AttentionBlock, ResidualBlock, Swish, TimeEmbedding, UNet
+from palette_ms.unet import AttentionBlock, ModelConfig, ResidualBlock, Swish, TimeEmbedding, UNet
 from palette_ms.unet.layers import DROPOUT_MODULUS, Dropout, GroupNorm, Upsample
-from palette_ms.unet.unet import SOURCE_STD, DeepFeatures, FinestLevel
+from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 TINY = dict(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=8)
 
@@ -89,30 +89,13 @@ def test_new_blocks_are_the_identity_and_a_new_network_says_zero():
     np.testing.assert_array_equal(output.asnumpy(), 0)
 
 
-def test_from_source_the_layers_see_and_say_the_distance_to_the_source():
-    source, y_t, gamma = normal(4, 3, 8, 8), normal(4, 3, 8, 8), np.array([1e-6, 0.2, 0.9, 0.999], np.float32)
-    x = np.concatenate([source, y_t], 1)
-    new = UNet(**TINY, from_source=True)
-    np.testing.assert_array_equal(new(Tensor(x), Tensor(gamma)).asnumpy(), source)
-    # y₀ ~ N(source, s²), y_t = √γ y₀ + √(1−γ) ε: precisions add
-    level = gamma.astype(float).reshape(-1, 1, 1, 1)
-    mean = ((source / SOURCE_STD**2 + np.sqrt(level) * y_t / (1 - level))
-            / (1 / SOURCE_STD**2 + level / (1 - level)))
-    seen = np.concatenate([source, (mean - source) / SOURCE_STD], 1).astype(np.float32)
-    unet, plain = randomize(UNet(**TINY, from_source=True)), randomize(UNet(**TINY))
-    said = plain(Tensor(seen), Tensor(gamma)).asnumpy()
-    np.testing.assert_allclose(unet(Tensor(x), Tensor(gamma)).asnumpy(), source + SOURCE_STD * said, atol=2e-3)
-
-
-def test_the_angle_of_the_noise_level_is_what_is_embedded():
-    unet, gamma = randomize(UNet(**TINY, noise_input="angle")), np.array([0.04, 0.5], np.float32)
-    x = normal(2, 6, 8, 8)
-    angle = 1000 * np.arccos(np.sqrt(gamma.astype(float))) / (np.pi / 2)
-    expected = UNet(**TINY)
-    for name, parameter in expected.parameters_and_names():
-        parameter.set_data(dict(unet.parameters_and_names())[name].value())
-    np.testing.assert_allclose(unet(Tensor(x), Tensor(gamma)).asnumpy(),
-                               expected(Tensor(x), Tensor(angle.astype(np.float32))).asnumpy(), rtol=1e-3, atol=1e-3)
+def test_a_config_and_arguments_by_name_make_the_same_network():
+    config = ModelConfig(**TINY, num_classes=3, patch_size=2)
+    networks = [UNet(config), UNet(**vars(config)), UNet(ModelConfig(**TINY, num_classes=3), patch_size=2)]
+    shapes = [{name: parameter.shape for name, parameter in network.parameters_and_names()} for network in networks]
+    assert shapes[0] == shapes[1] == shapes[2] and [network.multiple for network in networks] == [4, 4, 4]
+    with pytest.raises(TypeError, match="base_chanels"):
+        UNet(base_chanels=8)
 
 
 VARIANTS = {
@@ -224,7 +207,7 @@ def test_half_precision_stays_near_float32():
 
 def test_the_ports_preset_has_its_number_of_parameters(repository):
     config = load_config(repository / "configs" / "palette_62m.yaml")
-    unet = UNet(**vars(config.model))
+    unet = UNet(config.model)
     # the PyTorch port's log: "parameters: 62.6 M" for its guided_diffusion network with this configuration
     assert sum(p.size for p in unet.get_parameters()) / 1e6 == pytest.approx(62.6, abs=0.05)
 

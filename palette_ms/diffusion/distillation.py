@@ -4,8 +4,8 @@ teacher."""
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from palette_ms.diffusion import prediction as predictions
 from palette_ms.diffusion.loss import denoiser_inputs
+from palette_ms.diffusion.preconditioning import y_0_coefficients
 from palette_ms.diffusion.solvers import LEAST_GAMMA, rates
 
 
@@ -73,7 +73,7 @@ class DistillationLoss(nn.Cell):
         ratio = sigma[middle] / sigma[now]
         share = ((alpha[following] - alpha[middle] * sigma[following] / sigma[middle])
                  / (alpha[following] - alpha[now] * sigma[following] / sigma[now]))
-        a, b = predictions.y_0_coefficients(prediction, gammas)
+        a, b = y_0_coefficients(prediction, gammas)
         # In float64 up to here: 1 − γ has few digits left in float32 where γ is near 1.
         table = np.stack([gammas[now], alpha[now], sigma[now], a[now], b[now],
                           gammas[middle], ratio, alpha[middle] - alpha[now] * ratio, a[middle], b[middle],

@@ -2,7 +2,7 @@
 
 from mindspore import nn, ops
 
-from palette_ms.diffusion import prediction as predictions
+from palette_ms.diffusion.preconditioning import check_prediction, target
 
 
 class DiffusionLoss(nn.Cell):
@@ -34,7 +34,7 @@ class DiffusionLoss(nn.Cell):
         super().__init__()
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: l1, l2")
-        predictions.check(prediction)
+        check_prediction(prediction)
         self.unet = unet
         self.squared = loss == "l2"
         self.prediction = prediction
@@ -46,7 +46,7 @@ class DiffusionLoss(nn.Cell):
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
         output = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout))
-        error = output - predictions.target(self.prediction, y_0, noise, signal_rate, noise_rate)
+        error = output - target(self.prediction, y_0, noise, signal_rate, noise_rate)
         if mask is not None:
             error = error * mask
         error = error * error if self.squared else ops.abs(error)

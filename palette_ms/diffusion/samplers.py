@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from palette_ms.diffusion import prediction as predictions
+from palette_ms.diffusion.preconditioning import check_prediction, y_0_coefficients
 from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates
 from palette_ms.seeds import generator
@@ -244,7 +244,7 @@ class Sampler:
         self.noisy = [call.y @ NOISE != 0 for call in calls]
         table = np.zeros((len(calls), _LIMIT + 1))
         table[:, _TIME] = (gammas if times is None else times)[levels]
-        table[:, _A], table[:, _B] = predictions.y_0_coefficients(prediction, np.maximum(gammas, LEAST_GAMMA)[levels])
+        table[:, _A], table[:, _B] = y_0_coefficients(prediction, np.maximum(gammas, LEAST_GAMMA)[levels])
         table[:, _NEXT:_BASE], table[:, _BASE:_ENDS] = [call.y for call in calls], [call.base for call in calls]
         if ends is not None:
             table[:, _ENDS:_LIMIT] = ends.T[levels]
@@ -357,7 +357,7 @@ class DDPMSampler(Sampler):
     """
 
     def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps", times=None):
-        predictions.check(prediction)
+        check_prediction(prediction)
         if variance not in VARIANCES:
             raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
         learned = variance == "learned_range"

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.denoisers import LabelledUNet
-from palette_ms.diffusion.prediction import y_0_coefficients
+from palette_ms.diffusion.preconditioning import y_0_coefficients
 from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
 from palette_ms.seeds import generator
 
@@ -22,7 +22,7 @@ def denoising_errors(unet, config, place, number, seed):
     for chance.
 
     Args:
-        unet: the network.
+        unet: the network as the process calls it, see `palette_ms.diffusion.preconditioning.precondition`.
         config: `Config`, whose `data.path` the pictures are taken from, as in training.
         place: of the task in the config.
         number: of pictures; some more are used where 16 do not divide it.
@@ -49,7 +49,7 @@ def denoising_errors(unet, config, place, number, seed):
             y_t = mask * (signal[i] * y_0 + deviation[i] * noise) + (1 - mask) * y_0
             told = step if diffusion.time_input == "t" else gammas[step]
             x, time = np.concatenate([*source, y_t], 1), np.full(_BATCH, told)
-            output = unet(Tensor(x.astype(np.float32)), Tensor(time.astype(np.float32))).asnumpy()[:, :3]
+            output = unet(Tensor(x.astype(np.float32)), Tensor(time.astype(np.float32))).asnumpy()[:, :y_0.shape[1]]
             estimate = a[i] * y_t + b[i] * output
             estimate = np.clip(estimate, -1, 1) if diffusion.clip else estimate
             totals[i] += (mask * (estimate - y_0) ** 2).sum() / (groups * _BATCH)

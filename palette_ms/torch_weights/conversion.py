@@ -159,8 +159,8 @@ def export(checkpoint, path):
     """
     config = checkpoint.config
     model, diffusion = config.model, config.diffusion
-    if (model.patch_size != 1 or model.norm_groups != 32 or model.noise_input != "value" or model.from_source
-            or model.attention != "global"):
+    if (model.patch_size != 1 or model.norm_groups != 32 or model.attention != "global"
+            or diffusion.noise_input != "value" or diffusion.from_source):
         raise UserError(f"{checkpoint.path}: PyTorch's networks have no patch_size but 1, no norm_groups but 32, no "
                         "noise_input but value and no attention but global, and do not start from_source")
     arch = "adm" if diffusion.time_input == "t" else "palette"

@@ -19,6 +19,7 @@ from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
+from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
@@ -89,9 +90,11 @@ class Trainer:
                 network.use_precision(getattr(ms, training.precision))
         self.unet.recompute_blocks(training.recompute)
         if config.distillation:
-            loss = DistillationLoss(self.unet, self.teacher, gammas, diffusion.prediction, diffusion.clip)
+            loss = DistillationLoss(precondition(self.unet, diffusion), precondition(self.teacher, diffusion), gammas,
+                                    diffusion.prediction, diffusion.clip)
         else:
-            loss = DiffusionLoss(self.unet, diffusion.loss, diffusion.prediction)
+            loss = DiffusionLoss(precondition(self.unet, diffusion), diffusion.loss, diffusion.prediction)
+        _name(self.unet, "unet")  # whatever is around it: training states have Adam's moments by these names
         self.optimizer = self._create_optimizer()
         self.step_cell = TrainStep(loss, self.optimizer, list(self.ema.get_parameters()), training.ema_decay,
                                    training.max_grad_norm, training.accumulation, training.precision == "float16",
@@ -118,6 +121,10 @@ class Trainer:
         if checkpoint.config.model != self.config.model:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section")
+        for name in ("from_source", "noise_input"):
+            if getattr(checkpoint.config.diffusion, name) != getattr(self.config.diffusion, name):
+                raise UserError(f"training.init_from: {checkpoint.path} has another diffusion.{name} than this config: "
+                                "copy its")
         theirs, ours = ([task.name for task in config.tasks] for config in (checkpoint.config, self.config))
         if self.config.model.num_classes is not None and theirs != ours[:len(theirs)]:
             raise UserError(f"training.init_from: {checkpoint.path} has an embedding for each of its tasks: tasks must "
@@ -274,7 +281,8 @@ class Trainer:
 
     def _sampler(self, samples):
         """One batch, one chain: that of the common test schedule, also for tasks with their own, or a student's."""
-        diffusion, unet = self.config.diffusion, self.ema
+        diffusion = self.config.diffusion
+        unet = precondition(self.ema, diffusion)
         if self.config.model.num_classes is not None:
             unet = LabelledUNet(unet, [sample.task for sample in samples])
         steps = min(self.config.training.sample_steps, diffusion.test_schedule.num_steps)
@@ -299,10 +307,15 @@ class Trainer:
 
 def _freeze(network, prefix):
     """Nothing is learned, and the parameters' names leave room for another network's in one graph."""
-    for name, parameter in network.parameters_and_names():
-        parameter.name = f"{prefix}.{name}"
+    _name(network, prefix)
+    for parameter in network.get_parameters():
         parameter.requires_grad = False
     network.set_train(False)
+
+
+def _name(network, prefix):
+    for name, parameter in network.parameters_and_names():
+        parameter.name = f"{prefix}.{name}"
 
 
 @contextmanager

@@ -1,7 +1,17 @@
 """The denoiser: U-Net of Dhariwal & Nichol 2021 (arXiv 2105.05233), told the noise level as in Palette."""
 
-from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
-from palette_ms.unet.layers import Swish, TimeEmbedding
-from palette_ms.unet.unet import UNet
+from importlib import import_module
 
-__all__ = ["AttentionBlock", "ResidualBlock", "Swish", "TimeEmbedding", "UNet"]
+from palette_ms.unet.config import ModelConfig
+
+_CELLS = {"AttentionBlock": "blocks", "ResidualBlock": "blocks", "Swish": "layers", "TimeEmbedding": "layers",
+          "UNet": "unet"}
+
+__all__ = ["ModelConfig", *_CELLS]
+
+
+def __getattr__(name):
+    # Imported when they are asked for: reading a config needs no MindSpore.
+    if name in _CELLS:
+        return getattr(import_module(f"palette_ms.unet.{_CELLS[name]}"), name)
+    raise AttributeError(f"module 'palette_ms.unet' has no attribute {name!r}")

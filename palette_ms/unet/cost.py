@@ -43,8 +43,7 @@ def costs(model, size, value_bytes=4):
         value_bytes: of a value at the training's precision, 4 or 2.
     """
     counting = _Counting(model, value_bytes)
-    down, middle, up = plan(model.base_channels, model.channel_mults, model.num_res_blocks,
-                            model.attention_resolutions, model.attention)
+    down, middle, up = plan(model)
     side = size // model.patch_size
     patch = model.patch_size**2
     found = [counting.embedding(), counting.convolution("first convolution", 0, model.in_channels * patch,

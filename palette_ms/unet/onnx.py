@@ -4,6 +4,7 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -47,7 +48,7 @@ class OnnxCell:
         self.identity = identity
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         self.folders = [checkpoint.absolute().parent, cache / "palette_ms", Path(gettempdir()) / "palette_ms"]
-        self.name = f"{checkpoint.stem}.{_digest(identity)}"
+        self.name = f"{checkpoint.stem}.{_digest(cell, identity)}"
         self.sessions = OrderedDict()
 
     def part(self, cell, name):
@@ -148,9 +149,12 @@ def export(cell, inputs, path):
         use_cpu_kernels(cell, runtime.device() == "CPU")
 
 
-def _digest(identity):
-    """Of the network, and the code and the MindSpore that make a graph of it."""
+def _digest(cell, identity):
+    """Of the network, and the code and the MindSpore that make a graph of it: that of this folder, and where the Cells
+    in it are from, such as a preconditioning."""
     digest = hashlib.sha256(f"{identity} {ms.__version__}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    modules = {type(part).__module__ for _, part in cell.cells_and_names()}
+    sources = {Path(sys.modules[name].__file__) for name in modules}
+    for source in sorted(sources.union(Path(__file__).parent.glob("*.py"))):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

@@ -26,30 +26,31 @@ class Step(NamedTuple):
     resample: Optional[str] = None
 
 
-def plan(base_channels, channel_mults, num_res_blocks, attention_resolutions, attention):
-    """The steps of a `UNet` with these arguments: (way down, middle, way up).
+def plan(model):
+    """The steps of a `UNet` with a `ModelConfig`: (way down, middle, way up).
 
     On the way up a step's `c_in` counts the skip connection that is concatenated to its input.
     """
-    attends = attention in ("global", "local")
+    attends = model.attention in ("global", "local")
 
     def is_attended(level):
-        return 2**level in attention_resolutions
+        return 2**level in model.attention_resolutions
 
     def residual_blocks(level):
-        return num_res_blocks * (2 if is_attended(level) and not attends else 1)
+        return model.num_res_blocks * (2 if is_attended(level) and not attends else 1)
 
     def stage(level, c_in, c_out, index, resample=None):
         """The block of that index in its level."""
-        dilation = 2 ** (index % (2 * num_res_blocks)) if is_attended(level) and attention == "dilated" else 1
+        is_dilated = is_attended(level) and model.attention == "dilated"
+        dilation = 2 ** (index % (2 * model.num_res_blocks)) if is_dilated else 1
         return Step("stage", level, c_in, c_out, attends and is_attended(level), dilation, resample)
 
-    channels = int(base_channels * channel_mults[0])
-    last = len(channel_mults) - 1
+    channels = int(model.base_channels * model.channel_mults[0])
+    last = len(model.channel_mults) - 1
     down, skips = [], [channels]
-    for level, mult in enumerate(channel_mults):
+    for level, mult in enumerate(model.channel_mults):
         for i in range(residual_blocks(level)):
-            c_in, channels = channels, int(base_channels * mult)
+            c_in, channels = channels, int(model.base_channels * mult)
             down.append(stage(level, c_in, channels, i))
             skips.append(channels)
         if level != last:
@@ -57,12 +58,12 @@ def plan(base_channels, channel_mults, num_res_blocks, attention_resolutions, at
             skips.append(channels)
 
     middle = [Step("stage", last, channels, channels, attends),
-              Step("stage", last, channels, channels, dilation=2 if attention == "dilated" else 1)]
+              Step("stage", last, channels, channels, dilation=2 if model.attention == "dilated" else 1)]
 
     up = []
-    for level, mult in reversed(list(enumerate(channel_mults))):
+    for level, mult in reversed(list(enumerate(model.channel_mults))):
         for i in range(residual_blocks(level) + 1):
-            c_in, channels = channels + skips.pop(), int(base_channels * mult)
+            c_in, channels = channels + skips.pop(), int(model.base_channels * mult)
             ends_level = level != 0 and i == residual_blocks(level)
             up.append(stage(level, c_in, channels, i, "up" if ends_level else None))
     return down, middle, up

@@ -1,5 +1,6 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
+import dataclasses
 import math
 
 from mindspore import Parameter, nn, ops
@@ -7,14 +8,9 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
+from palette_ms.unet.config import ATTENTIONS, ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.plan import plan
-
-# Of y₀ − source where pixels are to be made, in [−1, 1]: over 400 crops of the quickstart's photos its root mean square
-# was 0.24 for smoothly filled holes and 0.23 for gray pictures. Only the order of magnitude matters.
-SOURCE_STD = 0.2
-
-ATTENTIONS = ("global", "local", "none", "dilated")
 
 
 class Stage(nn.Cell):
@@ -35,60 +31,14 @@ class Stage(nn.Cell):
 class UNet(nn.Cell):
     """The denoiser of Palette (Saharia et al. 2022, section 3).
 
-    `attention` is the paper's ablation of self-attention (its table 5). Where attention would stand, at the levels of
-    `attention_resolutions` and in the middle, stands:
-
-    - "global": attention of every position to all of them, the paper's choice.
-    - "local": attention within non-overlapping blocks. The paper's 4 query blocks are `attention_blocks=2`. It cites
-      HaloNet (Vaswani et al. 2021), whose blocks see a rim of their neighbours; here they see nothing but themselves.
-    - "none": no attention, and twice the residual blocks. The paper has "2× residual blocks at 32×32, 16×16 and 8×8".
-      Our reading: at these levels `num_res_blocks` counts twice, on both ways; the middle keeps its two. At the paper's
-      size that is 744 M parameters where its table has 603 M, so the paper doubled less, which it does not specify.
-    - "dilated": as "none", and these blocks are dilated. The paper has "increasing dilation rates" that make the
-      "receptive fields" grow exponentially. Our reading: 1, 2, 4, … block by block of a level on the way down; the same
-      on the way up, whose one block more has 1 again; 1 and 2 in the middle. Both convolutions of a block have its
-      rate; resampling blocks have 1. A rate that reaches past a map sees zeros there, as padding does.
-
-    At sizes other than the training size, global attention weighs more or fewer positions than it was trained on; a
-    number of blocks stays, and the blocks grow and shrink with the map; a size of blocks stays, and there are more or
-    fewer of them; without attention every position sees as far as in training. The normalisations take their
-    statistics of the whole map in any case.
-
     Args:
-        in_channels: channels of source ‖ noisy image.
-        out_channels: channels of the prediction.
-        base_channels: width of the first level.
-        channel_mults: width of each level over `base_channels` (need not be whole); a level halves the size of the
-            one before.
-        num_res_blocks: residual blocks of a level on the way down; the way up has one more.
-        attention_resolutions: downsampling factors (1, 2, 4, …) at whose levels attention stands, down and up.
-            The middle always has it. Without attention: levels with twice the residual blocks.
-        num_heads: attention heads; not used where `num_head_channels` is given.
-        num_head_channels: channels of a head.
-        dropout: in the residual blocks, where the numbers that decide over it are given: in training.
-        scale_shift: time conditioning by scale and shift (AdaGN); otherwise it is added.
-        resblock_updown: residual blocks resample; otherwise strided convolutions, and doubling with a convolution.
-        norm_groups: groups of the normalisations, see `layers.GroupNorm`.
-        patch_size: the network works on blocks of patch_size × patch_size pixels (space to depth), which makes
-            it that many times squared cheaper; 1 is the paper's. `attention_resolutions` count from the blocks.
-        num_classes: of a class-conditional network, whose class embedding is added to the time embedding, or the tasks
-            of a network that restores, which takes the task's embedding in its place; None: neither.
-        noise_input: what is embedded of the noise level: "value", γ itself as in the paper, or "angle",
-            1000 · (2/π) arccos √γ. The sinusoids hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that the
-            network has to apply differs by a factor of two; the angle spreads these levels out.
-        from_source: for x̂₀-prediction: the layers see and say how far y₀ is from the source, in units of `SOURCE_STD`.
-            What they see is the mean of that distance given y_t, were it white noise: it fades as y_t says less, so
-            that a short training need not learn first how far y_t can be trusted at each noise level (compare the
-            preconditioning of Karras et al. 2022, arXiv 2206.00364, section 5). A new network says its source.
-        attention: one of `ATTENTIONS`, see above.
-        attention_blocks: for local attention: each map is cut into that many blocks along each side, whatever its size;
-            they differ by at most one position a side.
-        attention_block_size: for local attention, if not `attention_blocks`: positions of a block along each side, at
-            every level; the last blocks of a map have what is left.
+        config: `ModelConfig`; None: its defaults.
+        arguments: fields of it, to be other than the config's.
 
-    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), the noise level in (0, 1], or the
-        step t where the network was trained with that (Dhariwal & Nichol); label (N,), int32 in [0, num_classes), for
-        a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or None: nothing is dropped.
+    Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), what tells the noise: its level in
+        (0, 1], or what else the network was trained with, such as the step t (Dhariwal & Nichol); label (N,), int32 in
+        [0, num_classes), for a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or
+        None: nothing is dropped.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -96,28 +46,26 @@ class UNet(nn.Cell):
             without just one way to say the blocks, or blocks for another attention.
     """
 
-    def __init__(self, in_channels=6, out_channels=3, base_channels=64, channel_mults=(1, 2, 4, 8), num_res_blocks=2,
-                 attention_resolutions=(16,), num_heads=1, num_head_channels=None, dropout=0.0, scale_shift=True,
-                 resblock_updown=True, norm_groups=32, patch_size=1, num_classes=None, noise_input="value",
-                 from_source=False, attention="global", attention_blocks=None, attention_block_size=None):
+    def __init__(self, config=None, **arguments):
         super().__init__()
-        ways = [way for way in (attention_blocks, attention_block_size) if way is not None]
-        if attention not in ATTENTIONS or len(ways) != (attention == "local") or min(ways, default=1) < 1:
+        config = dataclasses.replace(config or ModelConfig(), **arguments)
+        ways = [way for way in (config.attention_blocks, config.attention_block_size) if way is not None]
+        is_local = config.attention == "local"
+        if config.attention not in ATTENTIONS or len(ways) != is_local or min(ways, default=1) < 1:
             raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
                              "attention_blocks or attention_block_size, at least 1")
-        self.out_channels = out_channels
-        self.from_source = from_source
-        self.embeds_angle = noise_input == "angle"
-        self.num_classes = num_classes
-        self.patch_size = patch_size
-        self.multiple = patch_size * 2 ** (len(channel_mults) - 1)
-        time_channels = 4 * base_channels
+        self.out_channels = config.out_channels
+        self.num_classes = config.num_classes
+        self.patch_size = config.patch_size
+        self.multiple = config.patch_size * 2 ** (len(config.channel_mults) - 1)
+        time_channels = 4 * config.base_channels
 
         def residual(c_in, c_out, resample=None, dilation=1):
-            return ResidualBlock(c_in, c_out, time_channels, dropout, scale_shift, resample, norm_groups, dilation)
+            return ResidualBlock(c_in, c_out, time_channels, config.dropout, config.scale_shift, resample,
+                                 config.norm_groups, dilation)
 
         def resampling(channels, way):
-            if resblock_updown:
+            if config.resblock_updown:
                 return residual(channels, channels, way)
             return UpsampleConv(channels) if way == "up" else DownsampleConv(channels)
 
@@ -127,15 +75,15 @@ class UNet(nn.Cell):
                 return resample
             block = None
             if step.attends:
-                block = AttentionBlock(step.c_out, num_heads, num_head_channels, norm_groups, attention_blocks,
-                                       attention_block_size)
+                block = AttentionBlock(step.c_out, config.num_heads, config.num_head_channels, config.norm_groups,
+                                       config.attention_blocks, config.attention_block_size)
             return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample)
 
-        down, middle, up = plan(base_channels, channel_mults, num_res_blocks, attention_resolutions, attention)
-        self.time_embedding = TimeEmbedding(base_channels, time_channels)
-        if num_classes:
-            self.label_embedding = Parameter(initializer(Normal(1.0), (num_classes, time_channels)))
-        self.conv_in = conv(in_channels * patch_size**2, down[0].c_in, 3)
+        down, middle, up = plan(config)
+        self.time_embedding = TimeEmbedding(config.base_channels, time_channels)
+        if config.num_classes:
+            self.label_embedding = Parameter(initializer(Normal(1.0), (config.num_classes, time_channels)))
+        self.conv_in = conv(config.in_channels * config.patch_size**2, down[0].c_in, 3)
         self.down = nn.CellList([build(step) for step in down])
         self.middle1 = build(middle[0])
         self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
@@ -144,9 +92,9 @@ class UNet(nn.Cell):
         # How many of `down` stand at full size; one more of `up`.
         self.finest = sum(step.kind == "stage" and step.level == 0 for step in down)
         channels = up[-1].c_out
-        self.norm_out = GroupNorm(channels, norm_groups)
+        self.norm_out = GroupNorm(channels, config.norm_groups)
         self.act = Swish()
-        self.conv_out = conv(channels, out_channels * patch_size**2, 3, zero=True)
+        self.conv_out = conv(channels, config.out_channels * config.patch_size**2, 3, zero=True)
 
         self.dropout_channels = 0  # numbers that the channels of all layers with dropout need
         for _, cell in self.cells_and_names():
@@ -219,13 +167,7 @@ class UNet(nn.Cell):
         """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, not {x.shape[2:]}")
-        noise_input = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.embeds_angle else gamma
-        emb = self.time_embedding(noise_input)
-        source = x[:, :self.out_channels]
-        if self.from_source:
-            y_t, level = x[:, self.out_channels:], gamma.reshape((-1, 1, 1, 1))
-            trust = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level)
-            x = ops.concat((source, trust * (y_t - ops.sqrt(level) * source)), 1)
+        emb = self.time_embedding(gamma)
         if self.num_classes:
             emb = emb + ops.gather(self.label_embedding, label, 0)
         h = self.conv_in(self.to_patches(x))
@@ -239,8 +181,7 @@ class UNet(nn.Cell):
         for i in range(self.finest + 1):
             h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
         h = self.conv_out(self.act(self.norm_out(h)))
-        y = self.from_patches(ops.cast(h, mstype.float32))
-        return (source + SOURCE_STD * y if self.from_source else y), deep
+        return self.from_patches(ops.cast(h, mstype.float32)), deep
 
     def coarser_levels(self, h, emb, dropout):
         skips = ()
@@ -270,7 +211,7 @@ class UNet(nn.Cell):
 
 
 class DeepFeatures(nn.Cell):
-    """The answer of a `UNet` and its deep features, see `UNet.answer`."""
+    """The answer of a `UNet`, or of a Cell around it with its `answer`, and its deep features."""
 
     def __init__(self, unet):
         super().__init__()
@@ -281,7 +222,7 @@ class DeepFeatures(nn.Cell):
 
 
 class FinestLevel(nn.Cell):
-    """The answer of a `UNet` to given deep features, see `UNet.answer`."""
+    """The answer of a `UNet`, or of a Cell around it with its `answer`, to given deep features."""
 
     def __init__(self, unet):
         super().__init__()
