@@ -49,7 +49,7 @@ def denoising_errors(unet, config, place, number, seed):
             y_t = mask * (signal[i] * y_0 + deviation[i] * noise) + (1 - mask) * y_0
             told = step if diffusion.time_input == "t" else gammas[step]
             x, time = np.concatenate([*source, y_t], 1), np.full(_BATCH, told)
-            output = unet(Tensor(x.astype(np.float32)), Tensor(time.astype(np.float32))).asnumpy()[:, :3]
+            output = unet(Tensor(x.astype(np.float32)), Tensor(time.astype(np.float32))).asnumpy()[:, :y_0.shape[1]]
             estimate = a[i] * y_t + b[i] * output
             estimate = np.clip(estimate, -1, 1) if diffusion.clip else estimate
             totals[i] += (mask * (estimate - y_0) ** 2).sum() / (groups * _BATCH)
