@@ -10,6 +10,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist>=3.8", "ruff", "scikit-image",
               "tensorboard"],
+    "tiff": ["imagecodecs"],  # for TIFF compressed by LZW, JPEG, Zstandard …
 }
 
 setup(
@@ -29,6 +30,7 @@ setup(
         "opencv-python-headless<4.12",  # later ones need NumPy 2
         "pyyaml",
         "safetensors>=0.4",
+        "tifffile",
         "tqdm",
     ],
     extras_require=EXTRAS,

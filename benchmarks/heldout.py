@@ -15,8 +15,10 @@ import cv2
 import numpy as np
 
 from palette_ms import Palette
+from palette_ms.data.forms import Photo
 from palette_ms.data.images import load_image, to_float, to_uint8
 from palette_ms.data.loader import crop
+from palette_ms.data.sources import Row
 from palette_ms.evaluation.metrics import ab_error, psnr
 from palette_ms.tasks.colorization import Colorization
 from palette_ms.tasks.fill import smooth_fill
@@ -24,8 +26,8 @@ from palette_ms.tasks.masks import MASKS
 
 
 def crops_of(photo, count, size):
-    picture = load_image(photo)
-    return [to_uint8(crop(picture, size, 0.25, False, np.random.default_rng(i))) for i in range(count)]
+    row, forms = Row(load_image(photo)), (Photo(), Photo())
+    return [to_uint8(crop(row, forms, size, 0.25, False, np.random.default_rng(i)).target) for i in range(count)]
 
 
 def main():

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from palette_ms import Palette, errors
+from palette_ms.data.forms import Photo
 from palette_ms.data.images import grid, load_image, save_atomically, to_uint8
 from palette_ms.data.loader import crop
+from palette_ms.data.sources import Row
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.evaluation.metrics import ab_error, psnr
@@ -36,7 +38,8 @@ def main():
     palette = Palette.load(args.checkpoint)
     config, photo = palette.config, load_image(args.photo)
     size = config.data.image_size
-    originals = [crop(photo, size, 0.25, False, np.random.default_rng(i)) for i in range(args.crops)]
+    row, forms = Row(photo), (Photo(), Photo())
+    originals = [crop(row, forms, size, 0.25, False, np.random.default_rng(i)).target for i in range(args.crops)]
 
     print(f"{'task':18} {'':9} {'damaged':>8} {'source':>8} {'sample':>8} {f'mean of {SAMPLES}':>10}")
     rows = []

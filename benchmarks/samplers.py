@@ -73,7 +73,7 @@ def main():
     jobs = [(name, int(count), palette, {"steps": int(count), **options})
             for name, options in SAMPLERS.items() for count in args.calls.split(",")]
     jobs += [(name, count, palette, {"steps": count, **options})
-             for name, options in SEARCHED.items() for count in palette.searched.get("inpainting", [])]
+             for name, options in SEARCHED.items() for count in palette.chains.searched.get("inpainting", [])]
     for student in map(Palette.load, args.distilled):
         jobs.append(("distilled", len(student.config.diffusion.distilled), student, {}))
     jobs.append(("ddpm", args.chain, palette, {"steps": args.chain, **SAMPLERS["ddpm"]}))

@@ -12,6 +12,8 @@ from typing import Literal, Optional, Tuple
 
 import yaml
 
+from palette_ms.data.forms import Channels, FileKind, Photo, Ranges, forms
+from palette_ms.data.readers import can_write
 from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.errors import UserError, did_you_mean
 from palette_ms.tasks import Task, task_class
@@ -55,6 +57,11 @@ class DataConfig:
     flip: bool = True
     workers: int = 4  # threads; at most as many as the machine has cores are used
     cache_mb: int = 1024  # decoded pictures kept in memory
+    # Other channels than 3 and 3, or ranges, if only {}, make it a model of arrays: of the files' own values, not of
+    # 8-bit RGB. What ranges and result leave out is found when a training starts, and its model carries it.
+    channels: Channels = Channels()
+    ranges: Optional[Ranges] = None
+    result: Optional[FileKind] = None
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,14 @@ def read_yaml(path):
 
 
 def config_from_dict(raw, where):
-    """A `Config` from nested dicts; `where` begins every error message."""
+    """A `Config` from nested dicts; `where` begins every error message.
+
+    Where the model's `in_channels` or `out_channels` are not given, they follow from the data's.
+    """
     config = from_dict(Config, _move_keys(raw, where), where)
+    given = raw.get("model", {})
+    channels = {name: number for name, number in _network_channels(config).items() if name not in given}
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **channels))
     _check_ranges(config, where)
     return config
 
@@ -218,6 +231,10 @@ def _build_dataclass(kind, value, where, key):
         raise UserError(f"{where}: {key} must be a section with keys, not {value!r}")
     if kind is Task:
         return _build_task(value, where, key)
+    if kind is Ranges:  # [low, high] stands for [[low, high]]
+        value = {side: [limits] if isinstance(limits, (list, tuple)) and not any(isinstance(limit, (list, tuple))
+                                                                                 for limit in limits) else limits
+                 for side, limits in value.items()}
     types = typing.get_type_hints(kind)
     prefix = f"{key}." if key else ""
     for name in value:
@@ -276,6 +293,7 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: tasks needs at least one task")
     for i, task in enumerate(config.tasks):
         _check_schedules(task, f"{where}: tasks[{i}]")
+    _check_data(config, where)
     _check_source(config, where)
     _check_distillation(config, where)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
@@ -291,6 +309,42 @@ def _check_schedules(section, where):
             raise UserError(f"{where}.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
 
 
+def _network_channels(config):
+    """The channels that the network must have by its config's data and tasks."""
+    channels = config.data.channels
+    source = channels.source if all(task.has_source for task in config.tasks) else 0
+    return {"in_channels": source + channels.target,
+            "out_channels": channels.target * (2 if config.diffusion.variance == "learned_range" else 1)}
+
+
+def _check_data(config, where):
+    """Do channels, ranges, results and tasks go together?"""
+    data = config.data
+    for side in ("source", "target"):
+        count, limits = getattr(data.channels, side), getattr(data.ranges or Ranges(), side)
+        if count < 1:
+            raise UserError(f"{where}: data.channels.{side} must be above 0")
+        if limits is not None and len(limits) not in (1, count):
+            raise UserError(f"{where}: data.ranges.{side} must be one [low, high], or one for each of the {count} "
+                            f"channels, not {len(limits)}")
+        if any(low > high for low, high in limits or ()):
+            raise UserError(f"{where}: data.ranges.{side} must be of the form [[low, high]], the smaller first")
+    photos = isinstance(forms(data)[1], Photo)
+    if data.result and photos:
+        raise UserError(f"{where}: data.result is for arrays, and photos are written as PNG of 8 bits: add "
+                        "data.ranges, if only {}")
+    if data.result and not can_write(data.result.suffix, data.result.dtype, data.channels.target):
+        raise UserError(f"{where}: data.result: no {data.result.suffix} can hold {data.channels.target} channels of "
+                        f"{data.result.dtype}; .npy can")
+    for i, task in enumerate(config.tasks):
+        if task.needs_rgb and not photos:
+            raise UserError(f"{where}: tasks[{i}]: {task.name} needs RGB of 8 bits: leave data.channels and "
+                            "data.ranges out")
+        if task.has_source and not task.needs_pairs and data.channels.source != data.channels.target:
+            raise UserError(f"{where}: data.channels.source must be {data.channels.target}, as target is, for "
+                            f"{task.name}: its source is made of the target")
+
+
 def _check_source(config, where):
     """Does the network have what the tasks need: a source or none, a label each?"""
     model, names = config.model, [task.name for task in config.tasks]
@@ -299,10 +353,11 @@ def _check_source(config, where):
     if unconditional and len(names) > 1:
         raise UserError(f"{where}: a network that takes no source makes pictures only: {without[0]} must be the only "
                         "task")
-    channels = 3 if unconditional else 6
-    if model.in_channels != channels:
-        raise UserError(f"{where}: model.in_channels must be {channels} for {', '.join(names)}: the noisy picture"
-                        f"{'' if unconditional else ' and the source'}")
+    for name, channels in _network_channels(config).items():
+        if getattr(model, name) != channels:
+            what = "the noisy picture" + ("" if unconditional else " and the source") if name == "in_channels" else \
+                   "the picture" + (" and its variance" if config.diffusion.variance == "learned_range" else "")
+            raise UserError(f"{where}: model.{name} must be {channels} for {', '.join(names)}: {what}")
     if unconditional and config.training.source_dropout:
         raise UserError(f"{where}: training.source_dropout must be 0 for {names[0]}: there is no source")
     diffusion = config.diffusion

@@ -20,6 +20,9 @@ def main():
                              "NAME, whose values are averaged")
     parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(METRICS)} (default: %(default)s)")
     parser.add_argument("--mask", type=Path, help="folder of masks by the same names: only their white pixels count")
+    parser.add_argument("--range", type=limits, metavar="LOW,HIGH",
+                        help="what the values span, such as 0,1 or, with =, --range=-1,1: needed for floats (default: "
+                             "what 8 or 16 bits do)")
     parser.add_argument("--output", type=Path, help="JSON file for the report, with the values of each picture")
     parser.add_argument("--device", default="auto", help="over which ranks of msrun meet: auto (default), Ascend, GPU "
                                                          "or CPU; the metrics are computed by the CPU")
@@ -35,7 +38,7 @@ def main():
 
     if runtime.started_by_msrun():  # one process does without MindSpore
         runtime.setup(args.device)
-    report = evaluate(pairs, metrics)
+    report = evaluate(pairs, metrics, args.range)
     if runtime.rank() > 0:
         return
     if args.output:
@@ -46,6 +49,17 @@ def main():
     for name, figures in report.items():
         std = "" if figures["std"] is None else f"{figures['std']:10.4f}"
         print(f"{name:10}{figures['mean']:10.4f}{std}")
+
+
+def limits(text):
+    """"0,1" as numbers."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = 0
+    if not 0 < high - low < float("inf"):
+        raise UserError(f"--range {text!r} is not of the form LOW,HIGH, such as 0,1 or --range=-1,1")
+    return low, high
 
 
 def write(report, path):

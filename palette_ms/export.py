@@ -57,7 +57,7 @@ def main():
         if not palette.config.diffusion.distilled:
             sampler, steps = sampler or SAMPLER, steps or STEPS
         cell = palette.chain(args.task, args.batch, sampler, steps)
-        inputs = chain_inputs(cell, palette.config.model, args.batch, height, width)
+        inputs = chain_inputs(cell, palette.config.data.channels, args.batch, height, width)
     else:
         cell, inputs = palette.unet, network_inputs(palette.config, args.batch, height, width)
     write(cell, inputs, args.output)
@@ -86,14 +86,13 @@ def network_inputs(config, batch, height, width):
     return inputs
 
 
-def chain_inputs(cell, model, batch, height, width):
+def chain_inputs(cell, channels, batch, height, width):
     """Arrays to try a `WholeChain` with, by the names of its inputs, in order: a hole in the middle of a picture."""
     rng = np.random.default_rng(0)
-    channels = model.in_channels // 2 if cell.has_source else model.in_channels
-    shape = batch, channels, height, width
+    shape = batch, channels.target, height, width
     mask = np.zeros((batch, 1, height, width), np.float32)
     mask[..., height // 4:-(height // 4) or None, width // 4:-(width // 4) or None] = 1
-    arrays = {"y_T": rng.standard_normal(shape, np.float32), "cond": rng.uniform(-1, 1, shape), "mask": mask,
+    arrays = {"y_T": rng.standard_normal(shape, np.float32), "cond": rng.uniform(-1, 1, (batch, channels.source, height, width)), "mask": mask,
               "y_0": rng.uniform(-1, 1, shape), "noise": rng.standard_normal((cell.num_steps, *shape), np.float32)}
     return {name: arrays[name].astype(np.float32) for name in cell.inputs}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from palette_ms import errors
+from palette_ms.data.forms import Arrays, Photo
 from palette_ms.data.sources import decode, map_rows, mindrecord_files, open_source, reason
 from palette_ms.errors import UserError
 
@@ -23,23 +24,26 @@ def main():
     parser.add_argument("output", metavar="OUTPUT.mindrecord")
     parser.add_argument("--shards", type=int, default=1,
                         help="files to share the pictures among: OUTPUT.mindrecord0, OUTPUT.mindrecord1, ...")
+    parser.add_argument("--arrays", action="store_true",
+                        help="for a model of arrays (data.channels, data.ranges): .npy and .npz count too")
     parser.add_argument("--overwrite", action="store_true", help="replace an OUTPUT that is there")
     args = parser.parse_args()
-    pack(args.source, args.output, args.shards, args.overwrite)
+    pack(args.source, args.output, args.shards, args.overwrite, args.arrays)
     print(args.output)
 
 
-def pack(path, output, shards=1, overwrite=False):
+def pack(path, output, shards=1, overwrite=False, arrays=False):
     """Write what a source holds as MindRecord, first under a temporary name.
 
-    The columns are `name` (relative to the source), `target` and, for pairs, `source`: the encoded files. One file
-    keeps the source's order; several have an order of their own.
+    The columns are `name` (relative to the source), `target` and, for pairs, `source` and perhaps `mask`: the encoded
+    files. One file keeps the source's order; several have an order of their own.
 
     Args:
         path: see `palette_ms.data.sources.open_source`.
         output: NAME.mindrecord.
         shards: number of files, 1 to 1000.
         overwrite: replace an earlier output.
+        arrays: the pictures are those of a model of arrays, see `palette_ms.data.forms.Arrays`.
 
     Raises:
         UserError: see `open_source`; no readable picture, an output that is there, has another ending or cannot be
@@ -55,22 +59,19 @@ def pack(path, output, shards=1, overwrite=False):
     earlier = [file for name in mindrecord_files(output) for file in (name, name.with_name(name.name + ".db"))]
     if earlier and not overwrite:
         raise UserError(f"{earlier[0]} is there: choose another name, or add --overwrite")
-    source = open_source(path)
+    form = Arrays() if arrays else Photo()
+    source = open_source(path, form.suffixes)
     base = path if path.is_dir() else path.parent
 
     def row(pictures):
-        decode(pictures)
+        decode(pictures, (form, form))
+        values = {column: data for column, (_, data) in zip(source.columns, pictures)}
+        name = pictures[source.columns.index("target")][0]
         if sum(len(data) for _, data in pictures) > _PAGE - 1024:  # room for their lengths
-            raise UserError(f"{pictures[-1][0]} is larger than {_PAGE / 2**20:g} MB, the most that can be packed")
-        name, target = pictures[-1]
-        values = {"name": os.path.relpath(name, base), "target": target}
-        if source.paired:
-            values["source"] = pictures[0][1]
-        return values
+            raise UserError(f"{name} is larger than {_PAGE / 2**20:g} MB, the most that can be packed")
+        return {"name": os.path.relpath(name, base), **values}
 
-    columns = {"name": {"type": "string"}, "target": {"type": "bytes"}}
-    if source.paired:
-        columns["source"] = {"type": "bytes"}
+    columns = {"name": {"type": "string"}, **{column: {"type": "bytes"} for column in source.columns}}
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # In a folder of their own, since the files hold their names.

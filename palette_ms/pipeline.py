@@ -5,25 +5,20 @@ import functools
 import sys
 
 import numpy as np
-from mindspore import nn
 from tqdm import tqdm
 
+from palette_ms.chains import Chains
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.forms import forms
-from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
 from palette_ms.diffusion.preconditioning import precondition
-from palette_ms.diffusion.samplers import Sampling, WholeChain, create_chain, create_sampler
-from palette_ms.diffusion.tiles import TiledUNet
+from palette_ms.diffusion.samplers import Sampling, WholeChain
 from palette_ms.errors import UserError
 from palette_ms.runtime import setup, takes_onnx
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
 from palette_ms.unet.onnx import OnnxCell
-from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
-# Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
-ATTENTION_LIMIT = 2**30
 SAMPLING = {field.name for field in dataclasses.fields(Sampling)}
 
 
@@ -37,8 +32,8 @@ class Palette:
         config: what it was built and trained with, a `palette_ms.config.Config`.
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
-        searched: the steps that were searched for it, see `palette_ms.searched.load_steps`.
-        onnx: the same network in ONNX Runtime, which chains call instead, or None.
+        forms: how pictures of its source and target are read and written, see `palette_ms.data.forms`.
+        chains: its samplers, see `palette_ms.chains`.
     """
 
     def __init__(self, network, config, pictures=None, source=None, searched=None):
@@ -47,12 +42,8 @@ class Palette:
         self.config = config
         self.pictures = pictures
         self.source = source
-        self.searched = searched or {}
-        self.onnx = None
         self.forms = forms(config.data)
-        self._denoisers = {}
-        self._compiled = {}
-        self._reused = None
+        self.chains = Chains(network, self.unet, config, searched or {})
 
     @classmethod
     def load(cls, path, device="auto", runtime="auto"):
@@ -78,7 +69,7 @@ class Palette:
         palette = cls(checkpoint.load_unet(), config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint))
         if takes_onnx(runtime, palette.network.num_bytes):
             identity = f"{config.model} {config.diffusion} {checkpoint.sha256}"
-            palette.onnx = OnnxCell(palette.unet, checkpoint.path, identity)
+            palette.chains.onnx = OnnxCell(palette.unet, checkpoint.path, identity)
         return palette
 
     @property
@@ -132,7 +123,7 @@ class Palette:
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed)
-        self._check_tiles(tile, overlap)
+        self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
         sampling = self._sampling(sampler=sampler, steps=steps, **chosen)
         several = isinstance(image, (list, tuple))
@@ -140,27 +131,40 @@ class Palette:
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
         if not images or len(masks) != len(images):
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
-        asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size) for mask in masks]
         source, target = self.forms
-        pictures = [source.read(picture) for picture in images]
-        if len({picture.shape for picture in pictures}) > 1:
-            raise UserError("pictures that are restored together must have one size; these have "
-                            + ", ".join(f"{w}×{h}" for h, w in sorted({picture.shape[:2] for picture in pictures})))
+        asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source) for mask in masks]
+        pictures = self._read(images)
         size = task.size(*pictures[0].shape[:2], asked[0])
         pictures = [picture if picture.shape[:2] == size else source.resize(picture, *size) for picture in pictures]
         holes = [np.stack(masks) for masks in zip(*(
             task.holes(*size, request, generator(seed, "mask")) for request in asked))]
         labels = None if self.config.model.num_classes is None else (place,) * (num_samples * len(pictures))
-        chains = self._chains(labels, task, sampling, tile, overlap, progress, [self._pad(hole) for hole in holes])
+        padded = [self._pad(hole) for hole in holes]
+        chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, padded)
         run = functools.partial(self._run, task, chains, holes, sampling, num_samples, seed)
         made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
         for number, y in enumerate(made):
             k, result = number // num_samples, target.from_float(y)
-            if source == target:  # what was known comes back as it was, not as floats that were rounded
+            if source == target and result.dtype == pictures[k].dtype:
+                # What was known comes back as it was, not as floats that were rounded.
                 result = task.put_back(result, pictures[k], holes[0][k], asked[k])
             results[k].append(target.image(result))
         return results if several else results[0]
+
+    def _read(self, images):
+        """The pictures (H, W, C), of one size. Of values that had to be clipped a line is said."""
+        form = self.forms[0]
+        pictures = [form.read(image) for image in images]
+        sizes = sorted({picture.shape[:2] for picture in pictures})
+        if len(sizes) > 1:
+            raise UserError("pictures that are restored together must have one size; these have "
+                            + ", ".join(f"{width}×{height}" for height, width in sizes))
+        outside = sum(map(form.outside, pictures))
+        if outside:
+            tqdm.write(f"warning: {outside} values are outside the range that this model was trained with, and are "
+                       "clipped", file=sys.stderr)
+        return pictures
 
     def _run(self, task, chains, holes, sampling, num_samples, seed, pictures, number=0, stream=None):
         """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it.
@@ -175,17 +179,14 @@ class Palette:
         height, width = pictures.shape[2:]
         pictures, hole = self._pad(pictures), self._pad(hole)
         own = () if stream is None else (stream,)
-        if own:  # a chain that has noise of its own
-            chain_seed = int(generator(seed, "go", *own).integers(2**31))
-        else:
-            chain_seed = seed
+        chain_seed = int(generator(seed, "go", stream).integers(2**31)) if own else seed
         samples = num_samples * len(hole) // len(pictures)  # of each of these pictures
         hole_of = np.arange(len(pictures)) * len(hole) // len(pictures)
         cond = [task.source(picture, hole[k], generator(seed, "source", *own)) for picture, k in zip(pictures, hole_of)]
         guess = None
         if sampling.strength < 1:
             guess = np.repeat([task.guess(source, hole[k]) for source, k in zip(cond, hole_of)], samples, 0)
-        channels = self.config.model.out_channels
+        channels = self.config.data.channels.target
         # Where the target has other channels than the source, nothing of it is known.
         known = pictures if pictures.shape[1] == channels else np.zeros_like(pictures[:, :1]).repeat(channels, 1)
         cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, num_samples, 0)
@@ -205,7 +206,7 @@ class Palette:
             label: class of a class-conditional model, or None: each picture draws one.
             sampler, steps, seed, progress, sampling: as in `restore`; there is no source to start from or to guide by.
 
-        Returns: list of `num_samples` PIL images, RGB.
+        Returns: list of `num_samples` results as in `restore`.
 
         Raises:
             UserError: a model that restores, an unknown class or sampler, a size that the network does not divide, a
@@ -220,7 +221,7 @@ class Palette:
         sampling = self._sampling(sampler=sampler, steps=steps, **sampling)
         if sampling.strength < 1 or sampling.guidance > 1:
             raise UserError("strength and guidance need a source, and this model takes none")
-        chain = self._sampler(self._labels(label, num_samples, seed), self.config.tasks[0], sampling)
+        chain = self.chains.sampler(self._labels(label, num_samples, seed), self.config.tasks[0], sampling)
         update = None
         if progress is not None:
             progress.reset(chain.num_steps)
@@ -248,7 +249,7 @@ class Palette:
         task = task or self.tasks[0]
         place = self._place(task)
         labels = None if self.config.model.num_classes is None else (place,) * batch
-        sampler = self._sampler(labels, self.config.tasks[place], self._sampling(sampler=sampler, steps=steps))
+        sampler = self.chains.sampler(labels, self.config.tasks[place], self._sampling(sampler=sampler, steps=steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
 
     def _place(self, task):
@@ -262,6 +263,10 @@ class Palette:
             sampling = Sampling(**options)
         except ValueError as error:
             raise UserError(str(error)) from None
+        channels = self.config.data.channels
+        if sampling.strength < 1 and channels.source != channels.target:
+            raise UserError("strength must be 1: this model's sources, which the chain would start from, have other "
+                            "channels than its results")
         if sampling.guidance > 1 and not self.config.training.source_dropout:
             raise UserError("this model cannot be guided: it was trained with training.source_dropout 0, and has never "
                             "seen a picture without its source")
@@ -279,96 +284,6 @@ class Palette:
         if not 0 <= label < classes:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
         return (label,) * num_samples
-
-    def _check_tiles(self, tile, overlap):
-        multiple = self.network.multiple
-        if tile is None and overlap is not None:
-            raise UserError("overlap is for tiles: name their side too, as tile")
-        if tile is not None and (tile < 1 or tile % multiple):
-            raise UserError(f"tile must be a multiple of {multiple} pixels, which this network divides, not {tile}")
-        if overlap is not None and not 0 <= overlap <= tile - multiple:
-            raise UserError(f"overlap must be from 0 to {tile - multiple} pixels for tiles of {tile}, not {overlap}")
-
-    def _chains(self, labels, task, sampling, tile, overlap, progress, holes):
-        """For each chain's holes (P, 1, H, W) the sampler that fills them, and what it reports its network calls to.
-
-        Args:
-            labels: of the pictures, a tuple, or None.
-            task: `palette_ms.tasks.Task`.
-            sampling: `Sampling`.
-            tile, overlap, progress: as in `restore`.
-        """
-        size = self.config.data.image_size
-        too_large = max(self.network.attention_bytes(*hole.shape[2:]) for hole in holes) > ATTENTION_LIMIT
-        if tile is None and too_large and max(max(hole.shape[2:]) for hole in holes) > size:
-            tile = size
-            # Unlike print, this leaves a progress bar whole.
-            tqdm.write(f"tiles of {tile}×{tile} pixels: the whole picture's attention would take more than "
-                       f"{ATTENTION_LIMIT // 2**20} MiB", file=sys.stderr)
-        update = None if progress is None else progress.update
-        chains, calls = [], 0
-        for hole in holes:
-            if tile is None or max(hole.shape[2:]) <= tile:
-                sampler = self._sampler(labels, task, sampling)
-                chains.append((sampler, update))
-                calls += sampler.num_steps
-            elif sampling.reuse > 1:
-                raise UserError("reuse is for whole pictures: it would take one tile's features for the next")
-            else:
-                unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.network.multiple, tile, overlap,
-                                 update)
-                sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), task, sampling)
-                chains.append((sampler, None))  # the tiles report
-                calls += sampler.num_steps * unet.num_tiles
-        if progress is not None:
-            progress.reset(calls)
-        return chains
-
-    def _denoiser(self, labels, sampling):
-        """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but
-        not one that remembers its chain."""
-        if sampling.reuse > 1:
-            return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling.guidance)
-        key = labels, sampling.guidance
-        if key not in self._denoisers:
-            self._denoisers[key] = self._around(self.onnx or self.unet, labels, sampling.guidance)
-        return self._denoisers[key]
-
-    def _parts(self):
-        """The two kinds of call of a `ReusingUNet`."""
-        if self._reused is None:
-            parts = {"whole": DeepFeatures(self.unet), "finest": FinestLevel(self.unet)}
-            self._reused = [self.onnx.part(cell, name) if self.onnx else cell for name, cell in parts.items()]
-        return self._reused
-
-    @staticmethod
-    def _around(unet, labels, guidance):
-        """A Cell around the network to compile with it; around one that is no Cell, plain lines."""
-        compiled = isinstance(unet, nn.Cell)
-        if labels is not None:
-            cell = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
-            unet = cell if compiled else cell.construct
-        if guidance > 1:
-            cell = GuidedUNet(unet, guidance)
-            unet = cell if compiled else cell.construct
-        return unet
-
-    def _sampler(self, labels, task, sampling):
-        """With the chain that samplers of the same graph have compiled."""
-        key = labels, sampling.guidance, sampling.dynamic_threshold is None, sampling.tolerance > 0
-        chain = self._compiled.get(key) if sampling.reuse == 1 else None
-        if chain is None:
-            chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
-        if sampling.reuse == 1:
-            self._compiled[key] = chain
-        return self._create_sampler(chain, task, sampling)
-
-    def _create_sampler(self, chain, task, sampling):
-        try:
-            return create_sampler(chain, self.config.diffusion, sampling, task.test_schedule,
-                                  self.searched.get(task.name))
-        except ValueError as error:
-            raise UserError(str(error)) from None
 
     def _pad(self, array):
         """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""

@@ -24,7 +24,8 @@ def main():
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
     parser.add_argument("--input", type=Path, help="picture, or folder of pictures; left out for a model that makes "
                                                    "pictures from nothing")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results, PNG")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the results: PNG, or such files as the "
+                                                                   "model was trained with")
     parser.add_argument("--task", help="such as colorization or inpainting; needed where the model knows several")
     add_import(parser)
     for ask, takers in known_asks().items():
@@ -54,7 +55,8 @@ def main():
 
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file; it must be a folder")
-    work = inputs(args.input, args.output) if args.input else []
+    if args.input and not args.input.exists():
+        raise UserError(f"no such picture or folder: {args.input}")
 
     from palette_ms.pipeline import Palette
 
@@ -74,11 +76,11 @@ def main():
                                        **sampling(args, palette))
         write(palette, results, args.output / f"sample_{args.seed}")
         return
-    if not work:
+    if not args.input:
         raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
     if args.label is not None:
         raise UserError("--class is for models that make pictures from nothing")
-    restore(palette, work, args)
+    restore(palette, inputs(args.input, args.output, palette.forms[0].suffixes), args)
 
 
 def sampling(args, palette, task=None):
@@ -98,12 +100,10 @@ def sampling(args, palette, task=None):
     return options
 
 
-def inputs(source, output):
+def inputs(source, output, suffixes):
     """(picture, where its result goes, without suffix) for a picture or all of a folder."""
     folder = source.is_dir()
-    if not folder and not source.is_file():
-        raise UserError(f"no such picture or folder: {source}")
-    pictures = list_images(source) if folder else [source]
+    pictures = list_images(source, suffixes) if folder else [source]
     names = result_names(pictures, source if folder else source.parent)
     return [(picture, output / name) for picture, name in zip(pictures, names)]
 
@@ -113,7 +113,7 @@ def restore(palette, work, args):
     failed, options = 0, sampling(args, palette, task)
     for picture, target in work[runtime.rank()::runtime.ranks()]:
         try:
-            if picture.resolve() == target.with_suffix(".png").resolve():
+            if picture.resolve() == palette.forms[1].path(target).resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
             asked = {ask.name: ask.of(getattr(args, ask.name), picture) for ask in known_asks()}
             with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:

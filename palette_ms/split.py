@@ -12,7 +12,7 @@ import numpy as np
 
 from palette_ms import errors
 from palette_ms.data.duplicates import group_duplicates, perceptual_hashes
-from palette_ms.data.images import load_image
+from palette_ms.data.forms import Arrays, Photo
 from palette_ms.data.sources import Files, map_rows, open_source
 from palette_ms.errors import UserError
 
@@ -25,13 +25,15 @@ def main():
     parser.add_argument("source", help="a folder, .txt or .csv, as data.path")
     parser.add_argument("output", help="folder for train.txt and validation.txt, or .csv for pairs")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the pictures (default: 0.1)")
+    parser.add_argument("--arrays", action="store_true",
+                        help="for a model of arrays (data.channels, data.ranges): .npy and .npz count too")
     parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
     args = parser.parse_args()
-    for path in split(args.source, args.output, args.validation, args.overwrite):
+    for path in split(args.source, args.output, args.validation, args.overwrite, args.arrays):
         print(path)
 
 
-def split(path, output, validation=0.1, overwrite=False):
+def split(path, output, validation=0.1, overwrite=False, arrays=False):
     """Write two lists of a source's pictures such that no picture has copies of itself in both.
 
     Pictures that cannot be read are in neither.
@@ -41,6 +43,7 @@ def split(path, output, validation=0.1, overwrite=False):
         output: folder for the lists.
         validation: share of the pictures, about, that the validation list gets; between 0 and 1.
         overwrite: replace earlier lists.
+        arrays: the pictures are those of a model of arrays, see `palette_ms.data.forms.Arrays`.
 
     Returns: the paths of the training and the validation list.
 
@@ -51,7 +54,8 @@ def split(path, output, validation=0.1, overwrite=False):
     path, output = Path(path), Path(output)
     if not 0 < validation < 1:
         raise UserError(f"--validation must be between 0 and 1, not {validation}")
-    source = open_source(path)
+    form = Arrays() if arrays else Photo()
+    source = open_source(path, form.suffixes)
     if not isinstance(source, Files):
         raise UserError(f"a list cannot name what is in {path}: unpack it and split the folder (palette_ms.pack packs "
                         "lists too)")
@@ -61,7 +65,7 @@ def split(path, output, validation=0.1, overwrite=False):
         if file.exists() and (not overwrite or file.samefile(path)):
             raise UserError(f"{file} is there: choose another folder" + ("" if overwrite else ", or add --overwrite"))
     rows, digests, hashes, owners = [], [], [], []
-    for i, (digest, found) in map_rows(source, _fingerprints, "split"):
+    for i, (digest, found) in map_rows(source, lambda row: _fingerprints(row, source.columns, form), "split"):
         owners += [len(rows)] * len(found)
         hashes += found
         digests.append(digest)
@@ -72,16 +76,26 @@ def split(path, output, validation=0.1, overwrite=False):
         raise UserError(f"all {len(rows)} would come to one side: too few, or too much alike, for --validation "
                         f"{validation}")
     chosen = [[row for row, side in zip(rows, sides) if side == wanted] for wanted in (False, True)]
-    _write(lists, chosen, source.paired)
+    _write(lists, chosen, source.columns)
     print(f"{len(chosen[0])} to train on, {len(chosen[1])} to validate with; {len(rows) - len(set(groups))} are copies",
           file=sys.stderr)
     return lists
 
 
-def _fingerprints(row):
-    """Of a row: the hash of its files' bytes, and the perceptual hashes of its pictures."""
+def _fingerprints(row, columns, form):
+    """Of a row: the hash of its files' bytes, and the perceptual hashes of its pictures. Masks may well be alike."""
     digest = hashlib.blake2b(b"".join(data for _, data in row), digest_size=16).digest()
-    return digest, [perceptual_hashes(load_image(io.BytesIO(data), name, enough=256)) for name, data in row]
+    pictures = [form.read(io.BytesIO(data), name, enough=256)
+                for column, (name, data) in zip(columns, row) if column != "mask"]
+    return digest, [perceptual_hashes(_to_see(picture, form)) for picture in pictures]
+
+
+def _to_see(picture, form):
+    """uint8 RGB (H, W, 3); of an array, its own values from the least to the greatest."""
+    if isinstance(form, Photo):
+        return picture
+    form = Arrays(ranges=((picture.min(), picture.max()),))
+    return form.to_show(form.to_float(picture))
 
 
 def choose_sides(groups, digests, validation):
@@ -101,7 +115,7 @@ def choose_sides(groups, digests, validation):
     return [draws[group] < validation * 2**64 for group in groups]
 
 
-def _write(lists, chosen, paired):
+def _write(lists, chosen, columns):
     """The lists, with paths relative to their folder, under temporary names first."""
     temporary = [path.with_name(path.name + ".part") for path in lists]
     try:
@@ -110,8 +124,8 @@ def _write(lists, chosen, paired):
         for path, rows in zip(temporary, chosen):
             rows = [[os.path.relpath(file, folder) for file in row] for row in rows]
             with open(path, "w", encoding="utf-8", newline="") as file:
-                if paired:
-                    csv.writer(file).writerows([("source", "target"), *rows])
+                if len(columns) > 1:
+                    csv.writer(file).writerows([columns, *rows])
                 else:
                     file.writelines(_line(name) for name, in rows)
         for part, path in zip(temporary, lists):

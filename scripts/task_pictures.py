@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 
 from palette_ms import errors
+from palette_ms.data.forms import Photo
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_uint8
 from palette_ms.data.loader import crop
+from palette_ms.data.sources import Row
 from palette_ms.errors import UserError
 from palette_ms.tasks import TASKS
 from palette_ms.tasks.asks import SIDES
@@ -51,7 +53,7 @@ def main():
         row = [label]
         for k, photo in enumerate(photos):
             rng = np.random.default_rng([args.seed, k])
-            y_0 = crop(photo, args.size, 1.0, False, rng)
+            y_0 = crop(Row(photo), (Photo(), Photo()), args.size, 1.0, False, rng).target
             cond, mask = task.pair(y_0, rng)
             shown = np.ones_like(y_0[:1]) if mask is None else mask
             row += [to_uint8(cond), to_uint8(np.repeat(2 * shown - 1, 3, 0)), to_uint8(y_0)]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from palette_ms.config import Config, config_from_dict, load_config
 from palette_ms.errors import UserError
@@ -71,6 +72,23 @@ def test_a_config_survives_json_and_yaml(tmp_path):
     assert config_from_dict({}, "x") == Config()
 
 
+def test_the_networks_channels_follow_from_the_datas():
+    def channels(text):
+        model = config_from_dict(yaml.safe_load(text), "x").model
+        return model.in_channels, model.out_channels
+
+    assert channels("{}") == (6, 3)
+    assert channels("{tasks: [{name: paired}], data: {channels: {source: 4, target: 2}}}") == (6, 2)
+    assert channels("{tasks: [{name: unconditional}], data: {channels: {target: 5}}}") == (5, 5)
+    assert channels("{tasks: [{name: unconditional}], diffusion: {variance: learned_range}}") == (3, 6)
+
+
+def test_one_range_may_stand_alone():
+    ranges = {"source": [0, 1e4], "target": [[0, 1], [0, 2], [0, 3]]}
+    ranges = config_from_dict({"data": {"ranges": ranges}}, "x").data.ranges
+    assert ranges.source == ((0, 1e4),) and ranges.target == ((0, 1), (0, 2), (0, 3))
+
+
 @pytest.mark.parametrize("text, message", [
     ("trainning: {steps: 3}", "unknown key trainning; did you mean training?"),
     ("training: {batchsize: 3}", "unknown key training.batchsize; did you mean batch_size?"),
@@ -99,7 +117,18 @@ def test_a_config_survives_json_and_yaml(tmp_path):
     ("tasks: [{name: inpainting, recolor: 2}]", r"tasks\[0\].recolor must be at least 0 and at most 1"),
     ("tasks: [{name: inpainting, train_schedule: {end: 2}}]", r"tasks\[0\].train_schedule needs"),
     ("tasks: [{name: inpainting}, {name: unconditional}]", "unconditional must be the only task"),
-    ("tasks: [{name: unconditional}]", "model.in_channels must be 3 for unconditional"),
+    ("{tasks: [{name: unconditional}], model: {in_channels: 6}}", "model.in_channels must be 3 for unconditional"),
+    ("{tasks: [{name: paired}], data: {channels: {source: 4}}, model: {in_channels: 6}}", "in_channels must be 7 for"),
+    ("model: {out_channels: 4}", "model.out_channels must be 3 for inpainting: the picture"),
+    ("data: {channels: {source: 0}}", "data.channels.source must be above 0"),
+    ("data: {channels: {source: 1}}", "data.channels.source must be 3, as target is, for inpainting"),
+    ("data: {ranges: {target: [[0, 1], [0, 1]]}}", "data.ranges.target must be one .* 3 channels, not 2"),
+    ("data: {ranges: {target: [1, 0]}}", "data.ranges.target must be of the form .*the smaller first"),
+    ("data: {ranges: {target: [1]}}", r"data.ranges.target\[0\] must be a list of 2"),
+    ("data: {result: {suffix: .png}}", "data.result is for arrays"),
+    ("data: {ranges: {}, result: {suffix: .png, dtype: float32}}", "no .png can hold 3 channels of float32"),
+    ("data: {ranges: {}, result: {suffix: .jpg}}", "data.result.suffix is '.jpg'; it must be one of .png, .tif, .npy"),
+    ("{tasks: [{name: colorization}], data: {ranges: {}}}", r"tasks\[0\]: colorization needs RGB of 8 bits"),
     ("model: {in_channels: 3}", "model.in_channels must be 6 for inpainting"),
     ("diffusion: {from_source: true}", "diffusion.from_source needs .*prediction: x0"),
     ("{model: {out_channels: 6}, diffusion: {prediction: x0, from_source: true}}", "as many channels as the picture"),

@@ -22,13 +22,15 @@ from skimage import data
 
 from palette_ms.config import config_from_dict
 from palette_ms.data import duplicates
+from palette_ms.data.forms import Photo
 from palette_ms.data.images import load_image
 from palette_ms.data.loader import Pictures, TrainingBatches, crop
-from palette_ms.data.sources import decode, open_source
+from palette_ms.data.sources import Row, decode, open_source
 from palette_ms.errors import UserError
 from palette_ms.pack import pack
 from palette_ms.split import choose_sides, split
 
+FORMS = Photo(), Photo()
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina")
 
 
@@ -207,9 +209,9 @@ def test_what_cannot_be_read_is_left_out_and_counted(kinds, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(["none.jpg", *good]))
     for path, message in ((tmp_path / "bit.zip", "1 of 7 .*bit.zip/a/b/rocket.png: the archive is damaged"),
                           (tmp_path / "list.txt", "1 of 8 .*no such picture: .*none.jpg")):
-        pictures = Pictures(open_source(path), 0)
+        pictures = Pictures(open_source(path), FORMS, 0)
         for i in range(len(pictures)):
-            assert pictures.read(i).shape == (80, 96, 3)
+            assert pictures.read(i).target.shape == (80, 96, 3)
         assert re.match(message, pictures.complaint())
 
 
@@ -226,11 +228,11 @@ def test_large_jpegs_are_decoded_no_finer_than_their_crops_need(tmp_path):
     assert load_image(tmp_path / "a.png", enough=250).shape == whole.shape
     shrunk = np.asarray(Image.fromarray(whole).resize((325, 260), Image.BOX)).astype(int)
     assert np.abs(less - shrunk).mean() < 1  # grey levels, between two ways to shrink
-    a, b = (crop(picture, 64, 0.5, True, np.random.default_rng(3)) for picture in (whole, less))
+    a, b = (crop(Row(picture), FORMS, 64, 0.5, True, np.random.default_rng(3)).target for picture in (whole, less))
     # The same crop, up to half a pixel of the smaller picture; another crop differs by tens of grey levels.
     assert np.abs(a - b).mean() * 127.5 < 5
     pictures = TrainingBatches(config(tmp_path)).pictures
-    assert pictures.enough == 32 and min(pictures.read(0).shape[:2]) >= 32
+    assert pictures.enough == 32 and min(pictures.read(0).target.shape[:2]) >= 32
 
 
 # Batches
@@ -350,10 +352,10 @@ def test_a_source_of_another_size_is_resized_to_its_target():
         file = io.BytesIO()
         picture.save(file, "PNG")
         row.append(("a.png", file.getvalue()))
-    pair = decode(row)
-    assert pair.shape == (100, 200, 6)
-    inside = pair[:, 4:-4].astype(int)
-    assert np.abs(inside[..., :3] - inside[..., 3:]).max() <= 2
+    pair = decode(row, FORMS)
+    assert pair.source.shape == pair.target.shape == (100, 200, 3)
+    source, target = (array[:, 4:-4].astype(int) for array in (pair.source, pair.target))
+    assert np.abs(source - target).max() <= 2
 
 
 def test_pairs_and_their_task_need_each_other(folder, pairs):
@@ -398,11 +400,11 @@ def test_an_interrupted_pack_leaves_what_was_there(folder, tmp_path, monkeypatch
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     calls = []
 
-    def failing(row):
+    def failing(row, forms):
         calls.append(row)
         if len(calls) == 4:
             raise failure
-        return decode(row)
+        return decode(row, forms)
 
     monkeypatch.setattr("palette_ms.pack.decode", failing)
     expected = KeyboardInterrupt if failure is KeyboardInterrupt else UserError

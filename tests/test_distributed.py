@@ -185,3 +185,10 @@ def test_a_folder_of_pictures_is_restored_and_evaluated_by_several_ranks(runs, r
                                       str(tmp_path / "restored"), "--output", str(tmp_path / "one.json")])
     evaluate.main()
     assert (tmp_path / "ranks.json").read_text() == (tmp_path / "one.json").read_text()
+
+
+def test_ranks_share_what_json_can_hold(tmp_path, repository):
+    code = ("from palette_ms import runtime; runtime.setup('CPU'); "
+            "print('shared', runtime.share([runtime.rank(), 0.1, 'ü' * runtime.rank()]))")
+    status, output = msrun(tmp_path, "-c", code, ranks=3, repository=repository)
+    assert status == 0 and all("shared [[0, 0.1, ''], [1, 0.1, 'ü'], [2, 0.1, 'üü']]" in text for text in output)

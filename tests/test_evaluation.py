@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import color, data, metrics
+from tifffile import imwrite
 
 from palette_ms import evaluate
 from palette_ms.data.images import load_image
@@ -60,6 +61,20 @@ def test_metrics_do_not_see_far_outside_the_mask(metric):
     far[25:65, 35:95] = False  # windows of SSIM reach 5 pixels out
     changed = np.where(far[..., None], 0, OTHER).astype(np.uint8)
     assert metric(changed, PHOTO, where) == metric(OTHER, PHOTO, where) != metric(OTHER, PHOTO)
+
+
+@pytest.mark.parametrize("channels, dtype, span", [(1, np.uint16, 65535), (13, np.int16, 65535), (5, np.float32, 3.0)])
+def test_metrics_of_arrays_are_scikit_images(channels, dtype, span):
+    rng = np.random.default_rng(1)
+    info = (-1, 2) if dtype == np.float32 else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    original = np.linspace(*info, 40 * 30 * channels).reshape(40, 30, channels)
+    restored = (original + rng.normal(0, span / 30, original.shape)).clip(*info).astype(dtype)
+    original = original.astype(dtype)
+    assert psnr(restored, original, None, span) == pytest.approx(
+        metrics.peak_signal_noise_ratio(original, restored, data_range=span), rel=1e-5)
+    assert ssim(restored, original, None, span) == pytest.approx(metrics.structural_similarity(
+        original, restored, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=2,
+        data_range=span), rel=1e-5)
 
 
 def noisy(level, picture=PHOTO):
@@ -143,6 +158,53 @@ def test_equal_pictures_have_an_infinite_psnr_in_a_json_of_the_standard(reposito
     made = json.loads(output.read_text(encoding="utf-8"), parse_constant=refuse)
     assert made["psnr"] == {"mean": np.inf, "std": None, "pictures": 2, "values": {": Infinity": np.inf, "a": np.inf}}
     assert made["ssim"]["mean"] == 1 and made["ssim"]["std"] == 0
+
+
+def test_deeper_pictures_are_compared_by_their_own_values(tmp_path, monkeypatch):
+    wide = PHOTO[..., 0].astype(np.uint16) * 200
+    other = np.clip(wide + np.random.default_rng(0).normal(0, 900, wide.shape), 0, 65535).astype(np.uint16)
+    for folder, array in (("reference", wide), ("restored", other)):
+        (tmp_path / folder).mkdir()
+        imwrite(tmp_path / folder / "a.tif", array)
+        write(tmp_path / folder, {"b.png": array})
+    mask = np.zeros(wide.shape, np.uint8)
+    mask[20:60] = 1
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "b"):
+        np.save(tmp_path / "masks" / f"{name}.npy", mask)
+    made = run(monkeypatch, tmp_path)
+    expected = metrics.peak_signal_noise_ratio(wide, other)
+    assert made["psnr"]["values"] == pytest.approx({"a": expected, "b": expected}, rel=1e-6)
+    made = run(monkeypatch, tmp_path, "--range", "0,51000", "--mask", tmp_path / "masks", "--metrics", "psnr")
+    expected = metrics.peak_signal_noise_ratio(wide[20:60], other[20:60], data_range=51000)
+    assert made["psnr"]["mean"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_floats_need_their_range_and_colours_need_rgb(tmp_path, monkeypatch, capsys):
+    for folder in ("reference", "restored"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", np.random.default_rng(0).random((5, 30, 40)))
+    for more, message in (([], "a.npy holds float32: say what the values to compare span, as --range LOW,HIGH"),
+                          (["--range=-1,1", "--metrics", "ab_error"], "ab_error needs RGB of 8 bits")):
+        with pytest.raises(UserError, match="1 of 1 pictures could not be compared"):
+            run(monkeypatch, tmp_path, *more)
+        assert message in capsys.readouterr().err
+    assert run(monkeypatch, tmp_path, "--range", "0,1")["ssim"]["mean"] == 1
+    for text in ("1", "1,0", "0,inf", "a,b"):
+        with pytest.raises(UserError, match="is not of the form LOW,HIGH"):
+            run(monkeypatch, tmp_path, "--range", text)
+    np.save(tmp_path / "restored" / "a.npy", np.zeros((30, 40, 4)))
+    with pytest.raises(UserError):
+        run(monkeypatch, tmp_path, "--range", "0,1")
+    assert "a.npy has 4 channels, where 5 are needed" in capsys.readouterr().err
+
+
+def test_beside_a_picture_of_eight_bits_sixteen_are_scaled(tmp_path, monkeypatch):
+    write(tmp_path, {"reference/a.png": PHOTO[..., 0].astype(np.uint16) * 257, "restored/a.jpg": PHOTO[..., 0],
+                     "reference/b.png": PHOTO[..., 0], "restored/b.png": PHOTO[..., 0]})
+    np.save(tmp_path / "reference" / "a.npy", PHOTO)  # what is no picture is of no matter beside pictures
+    made = run(monkeypatch, tmp_path)
+    assert made["psnr"]["values"]["a"] > 30 and made["psnr"]["values"]["b"] == np.inf
 
 
 MISTAKES = {

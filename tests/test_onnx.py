@@ -157,9 +157,9 @@ def test_a_checkpoint_written_anew_is_exported_anew(checkpoint, tmp_path):
 
 
 def test_auto_takes_onnx_runtime_where_it_is_installed(checkpoint, monkeypatch):
-    assert Palette.load(checkpoint, "cpu").onnx is not None
+    assert Palette.load(checkpoint, "cpu").chains.onnx is not None
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
-    assert Palette.load(checkpoint, "cpu").onnx is None
+    assert Palette.load(checkpoint, "cpu").chains.onnx is None
     with pytest.raises(UserError, match="not installed"):
         Palette.load(checkpoint, "cpu", "onnx")
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import palette_ms.sample
 import palette_ms.train
 from palette_ms import Palette, errors, runtime
+from palette_ms.chains import Chains
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.data.images import to_uint8
@@ -262,7 +263,7 @@ def chained(palette, monkeypatch):
     tasks = [{"name": name} for name in ("uncropping", "jpeg_restoration", "deblurring", "denoising", "paired")]
     tasks += [{"name": "super_resolution", "scales": [2, 4]}, {"name": "colorization", "gray": "lightness"}]
     chain = Chain()
-    monkeypatch.setattr(Palette, "_sampler", lambda *_: chain)
+    monkeypatch.setattr(Chains, "sampler", lambda *_: chain)
     return Palette(palette.unet, tiny_config(tasks=tasks)), chain
 
 
@@ -278,7 +279,7 @@ def test_a_damaged_picture_is_its_own_source(chained, task):
 
 def test_a_task_is_restored_with_its_own_label_and_schedule(palette, monkeypatch):
     asked = []
-    monkeypatch.setattr("palette_ms.pipeline.create_sampler", lambda *arguments: asked.append(arguments) or Chain())
+    monkeypatch.setattr("palette_ms.chains.create_sampler", lambda *arguments: asked.append(arguments) or Chain())
     config = tiny_config(tasks=[{"name": "colorization"}, {"name": "denoising", "test_schedule": {"num_steps": 5}}])
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=2))
     model = Palette(palette.unet, config)
@@ -335,7 +336,7 @@ def test_a_side_is_extended_where_it_is(chained, side, where):
 @pytest.mark.parametrize("options", [{}, {"extend": {"left": 4}}])
 def test_a_chain_below_the_top_starts_from_a_smooth_picture_where_the_source_is_noise(palette, monkeypatch, options):
     chain = Chain()
-    monkeypatch.setattr(Palette, "_sampler", lambda *_: chain)
+    monkeypatch.setattr(Chains, "sampler", lambda *_: chain)
     task = "uncropping" if options else "inpainting"
     model = Palette(palette.unet, tiny_config(tasks=[{"name": task}]))
     flat = np.full((16, 16, 3), 150, np.uint8)

@@ -115,7 +115,7 @@ def test_searched_steps_are_used_until_the_checkpoint_changes(checkpoint, photos
 
     other = config(norm_groups=4)
     save_checkpoint(checkpoint, other, 2, 10**6, unet_arrays(build_unet(other.model)))
-    assert Palette.load(checkpoint, "cpu").searched == {}
+    assert Palette.load(checkpoint, "cpu").chains.searched == {}
     assert "was searched for another checkpoint" in capsys.readouterr().err
 
 
@@ -136,4 +136,4 @@ def test_mistakes_end_with_one_line(checkpoint, photos, tmp_path, monkeypatch, c
     with pytest.raises(UserError, match="is damaged"):
         Palette.load(checkpoint, "cpu")
     copy = shutil.copy(checkpoint, tmp_path / "copy.safetensors")
-    assert Palette.load(copy, "cpu").searched == {}
+    assert Palette.load(copy, "cpu").chains.searched == {}

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 from PIL import Image
 
 import palette_ms.sample
-from palette_ms import Palette, errors, pipeline, runtime
+from palette_ms import Palette, chains, errors, runtime
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import config_from_dict
 from palette_ms.diffusion.samplers import DDPMSampler
@@ -221,7 +221,7 @@ def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeyp
     tiled = array(palette.restore(photo, tile=SIZE))
     assert capsys.readouterr().err == ""
     limit = palette.unet.attention_bytes(HEIGHT, WIDTH)
-    monkeypatch.setattr(pipeline, "ATTENTION_LIMIT", limit - 1)
+    monkeypatch.setattr(chains, "ATTENTION_LIMIT", limit - 1)
     np.testing.assert_array_equal(array(palette.restore(photo)), tiled)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("tiles of 16×16 pixels: ")

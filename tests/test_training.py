@@ -16,12 +16,16 @@ from PIL import Image
 
 from palette_ms.checkpoint import Checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
+from palette_ms.data.forms import Photo
 from palette_ms.data.loader import Batch, TrainingBatches, crop, recolor
+from palette_ms.data.sources import Row
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.errors import Stopped, UserError
 from palette_ms.training import loop
 from palette_ms.training.step import TrainStep, WarmUp
 from palette_ms.unet.layers import DROPOUT_MODULUS
+
+FORMS = Photo(), Photo()
 
 
 def test_five_adam_steps_give_the_ports_losses(both_modes):
@@ -435,7 +439,7 @@ def test_a_folder_without_a_readable_picture_stops_the_run(tmp_path):
 def test_crops_cover_the_scales_asked_for():
     ramp = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (100, 200, 3))
     rng = np.random.default_rng(0)
-    spans = [np.ptp(crop(ramp, 20, 0.3, False, rng)) * 127.5 / 255 * 200 for _ in range(300)]
+    spans = [np.ptp(crop(Row(ramp), FORMS, 20, 0.3, False, rng).target) * 127.5 / 255 * 200 for _ in range(300)]
     # 20 pixel centres span 19/20 of the square
     assert min(spans) == pytest.approx(0.95 * 30, abs=3) and max(spans) == pytest.approx(0.95 * 100, abs=3)
 
@@ -443,7 +447,8 @@ def test_crops_cover_the_scales_asked_for():
 def test_every_octave_of_scale_is_cropped_equally_often():
     ramp = np.broadcast_to(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], (400, 400, 3))
     rng = np.random.default_rng(0)
-    spans = np.array([np.ptp(crop(ramp, 20, 0.25, False, rng)) * 127.5 / 255 * 400 / 0.95 for _ in range(400)])
+    crops = [crop(Row(ramp), FORMS, 20, 0.25, False, rng).target for _ in range(400)]
+    spans = np.array([np.ptp(square) * 127.5 / 255 * 400 / 0.95 for square in crops])
     assert ((spans < 200).mean()) == pytest.approx(0.5, abs=0.08)
 
 
@@ -488,7 +493,8 @@ def test_without_a_source_there_is_none_to_leave_out(photos, tmp_path):
 
 
 def test_crops_of_pictures_smaller_than_the_size_are_enlarged():
-    assert crop(np.zeros((7, 9, 3), np.uint8), 16, 0.5, True, np.random.default_rng(0)).shape == (3, 16, 16)
+    row = crop(Row(np.zeros((7, 9, 3), np.uint8)), FORMS, 16, 0.5, True, np.random.default_rng(0))
+    assert row.target.shape == (3, 16, 16)
 
 
 # What the tasks ask of a run

@@ -1,35 +1,251 @@
-"""How the pictures of a model are read, computed with and written."""
+"""What the source and the target of a model are: photos, or arrays of any channels and depth.
+
+Files hold values, the network works on [−1, 1]. A `Form` goes from one to the other and back: `Photo` is 8-bit RGB
+whatever the file holds, `Arrays` the file's own values, each channel with its range.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Optional, Tuple
 
 import numpy as np
 from PIL import Image
 
-from palette_ms.data.images import load_image, save_atomically, to_float, to_uint8
+from palette_ms.data.images import SUFFIXES, load_image, replacing, save_atomically, to_float, to_uint8
+from palette_ms.data.readers import ARRAY_SUFFIXES, WRITERS, from_pillow, plain, read_array, read_file
+from palette_ms.errors import UserError
+
+# What a config says of it, as data.channels, data.ranges and data.result.
 
 
-class Photo:
-    def __eq__(self, other):
-        return isinstance(other, Photo)
+@dataclass(frozen=True)
+class Channels:
+    """How many channels there are."""
 
-    def read(self, source, name=None, enough=None):
-        return load_image(source, name, enough)
+    source: int = 3
+    target: int = 3
 
-    def to_float(self, array):
-        return to_float(array)
 
-    def from_float(self, y):
-        return to_uint8(y)
+@dataclass(frozen=True)
+class Ranges:
+    """The least and the greatest value, which become −1 and 1: one [low, high] for all channels, or one a channel.
 
-    def resize(self, array, height, width, filter=Image.BICUBIC):
-        return np.asarray(Image.fromarray(array).resize((width, height), filter))
+    None: found in the files when a training starts.
+    """
 
-    def image(self, array):
-        return Image.fromarray(array)
+    source: Optional[Tuple[Tuple[float, float], ...]] = None
+    target: Optional[Tuple[Tuple[float, float], ...]] = None
 
-    def save(self, result, path):
-        path = path.with_name(path.name + ".png")
-        save_atomically(result, path)
-        return path
+
+@dataclass(frozen=True)
+class FileKind:
+    """How results are written."""
+
+    suffix: Literal[tuple(WRITERS)] = ".tif"
+    dtype: Literal["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
+                   "float32"] = "uint16"
 
 
 def forms(data):
-    return Photo(), Photo()
+    """The `Form`s of source and target, as a `DataConfig` says: photos, unless it names other channels, or ranges."""
+    if data.channels == Channels() and data.ranges is None:
+        return Photo(), Photo()
+    ranges = data.ranges or Ranges()
+    return (Arrays(data.channels.source, ranges.source, data.result),
+            Arrays(data.channels.target, ranges.target, data.result))
+
+
+class Unfit(UserError):
+    """A file that can be read, but is no training picture of this model."""
+
+
+class OtherChannels(Unfit):
+    """A file of another number of channels than its form's.
+
+    Attributes:
+        name: what errors call it.
+        count: its channels.
+    """
+
+    def __init__(self, name, count, wanted):
+        super().__init__(f"{name} has {count} channel{'s' * (count != 1)}, where {wanted} "
+                         f"{'is' if wanted == 1 else 'are'} needed")
+        self.name, self.count = name, count
+
+
+class Form:
+    """What `Photo` and `Arrays` have in common.
+
+    Attributes:
+        suffixes: of the files that count in folders and archives, in lower case.
+        channels: how many.
+    """
+
+    def to_show(self, y):
+        """float (C, H, W) in about [−1, 1] → uint8 (H, W, 3) to look at: the first three channels, or the first."""
+        return to_uint8(y[:3] if len(y) >= 3 else np.repeat(y[:1], 3, 0))
+
+
+@dataclass(frozen=True)
+class Photo(Form):
+    """8-bit RGB, whatever the file holds: see `palette_ms.data.images.load_image`."""
+
+    suffixes = SUFFIXES
+    channels = 3
+
+    def read(self, source, name=None, enough=None):
+        """uint8 (H, W, 3). Arguments and errors are those of `load_image`."""
+        return load_image(source, name, enough)
+
+    def read_mask(self, source, name=None):
+        """bool (H, W): where a picture is white, above half. Arguments and errors are those of `load_image`."""
+        return load_image(source, name).mean(2) > 127
+
+    def outside(self, array):
+        """How many values are out of the range: none."""
+        return 0
+
+    def to_float(self, array):
+        """uint8 (H, W, 3) → float32 (3, H, W) in [−1, 1]."""
+        return to_float(array)
+
+    def from_float(self, y):
+        """float (3, H, W) in about [−1, 1] → uint8 (H, W, 3), rounded and clipped."""
+        return to_uint8(y)
+
+    def resize(self, array, height, width, filter=Image.BICUBIC):
+        """uint8 (H, W, 3) → uint8 (height, width, 3) by one of Pillow's filters."""
+        # Pillow copies arrays that are not contiguous byte by byte.
+        return np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((width, height), filter))
+
+    def image(self, array):
+        """uint8 (H, W, 3) → what a user gets: a PIL image."""
+        return Image.fromarray(array)
+
+    def save(self, image, path):
+        """Write what `image` gave to a path without suffix, whole or not at all; returns the path of the PNG."""
+        path = self.path(path)
+        save_atomically(image, path)
+        return path
+
+    def path(self, path):
+        """What `save` makes of a path without suffix."""
+        return path.with_name(path.name + ".png")
+
+
+@dataclass(frozen=True)
+class Arrays(Form):
+    """The file's own values, of any depth.
+
+    Args:
+        channels: how many; None: as many as a file has.
+        ranges: (low, high) of each channel, or one for all, or None: not known.
+        kind: `FileKind` of results, or None: not known.
+    """
+
+    channels: Optional[int] = None
+    ranges: Optional[Tuple[Tuple[float, float], ...]] = None
+    kind: Optional[FileKind] = None
+
+    suffixes = ARRAY_SUFFIXES
+
+    def read(self, source, name=None, enough=None):
+        """The values of a file, array or PIL image as (H, W, C), in their own dtype (see `readers.plain`).
+
+        Of an array (C, H, W) or a file with as many pages as there are channels, these are put last.
+
+        Args:
+            source: a path, an open file, a PIL image, or an array (H, W), (H, W, C) or (C, H, W).
+            name: what errors call an open file.
+            enough: not used: nothing is made smaller.
+
+        Raises:
+            UserError: see `palette_ms.data.readers.read_array`.
+            Unfit: another number of channels, or values that are not finite.
+        """
+        array, name = self._values(source, name)
+        count = self.channels or (min(array.shape[0], array.shape[-1]) if array.ndim == 3 else 1)
+        if array.ndim == 2:
+            array = array[..., None]
+        elif array.ndim == 3 and array.shape[2] != count == array.shape[0]:
+            array = np.moveaxis(array, 0, 2)
+        if array.ndim > 3:
+            raise Unfit(f"{name} is a stack of the shape {'×'.join(map(str, array.shape))}: save each picture of it, "
+                        "with its channels, as a file of its own")
+        if array.shape[2] != count:
+            raise OtherChannels(name, min(array.shape[0], array.shape[2]), count)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise Unfit(f"{name} holds values that are NaN or infinite: put numbers in their places, or leave it out")
+        return array
+
+    def read_mask(self, source, name=None):
+        """bool (H, W): where a mask is above half of its greatest value, be that 1, 255 or another. As `read` else."""
+        array, _ = self._values(source, name)
+        array = Arrays().read(array, name)
+        values = array.mean(2, np.float64)
+        return values > values.max() / 2
+
+    def _values(self, source, name):
+        """(array as it lies in the source, with no axes of length 1 before the last three; what errors call it)."""
+        if isinstance(source, Image.Image):
+            source = from_pillow(source)
+        if isinstance(source, np.ndarray):
+            name = name or "the picture"
+            array = plain(source, name)
+        else:
+            name = name or source
+            array = read_array(source.read() if hasattr(source, "read") else read_file(source), name)
+        while array.ndim > 3 and array.shape[0] == 1:
+            array = array[0]
+        return array, name
+
+    def outside(self, array):
+        """How many values are out of the range."""
+        low, high = self._limits()
+        return int(((array < low) | (array > high)).sum())
+
+    def to_float(self, array):
+        """(H, W, C) of any dtype → float32 (C, H, W) in [−1, 1]; what is out of the range is clipped."""
+        low, high = self._limits()
+        y = 2 * ((array - low) / np.where(high > low, high - low, 1)) - 1  # a flat channel is −1
+        return np.ascontiguousarray(y.clip(-1, 1).transpose(2, 0, 1), np.float32)
+
+    def from_float(self, y):
+        """float (C, H, W) in about [−1, 1] → (H, W, C), in the results' dtype and range, whole numbers rounded."""
+        low, high = self._limits()
+        dtype = np.dtype(self._known(self.kind, "data.result").dtype)
+        values = (low + (y.astype(np.float64).transpose(1, 2, 0) + 1) / 2 * (high - low)).clip(low, high)
+        if dtype.kind != "f":
+            ends = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            values = values.round().clip(*ends)
+        return values.astype(dtype)
+
+    def resize(self, array, height, width, filter=Image.BICUBIC):
+        """(H, W, C) → float32 (height, width, C) by one of Pillow's filters, channel by channel."""
+        return np.stack([np.asarray(Image.fromarray(channel).resize((width, height), filter))
+                         for channel in np.ascontiguousarray(array.transpose(2, 0, 1), np.float32)], 2)
+
+    def image(self, array):
+        """(H, W, C) → what a user gets: the array, of one channel (H, W)."""
+        return array[..., 0] if array.shape[2] == 1 else array
+
+    def save(self, image, path):
+        """Write what `image` gave to a path without suffix, whole or not at all; returns the path with the suffix."""
+        path = self.path(path)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            WRITERS[path.suffix](file, image)
+        return path
+
+    def path(self, path):
+        """What `save` makes of a path without suffix."""
+        return path.with_name(path.name + self._known(self.kind, "data.result").suffix)
+
+    def _limits(self):
+        """(low, high), each float64 (C,) or (1,)."""
+        return np.array(self._known(self.ranges, "data.ranges"), np.float64).T
+
+    @staticmethod
+    def _known(value, key):
+        if value is None:
+            raise UserError(f"{key} is not known: a training finds it and writes it into its model's config; for other "
+                            "files, give it")
+        return value

@@ -1,6 +1,7 @@
 """Picture files and arrays of any kind → RGB, and back."""
 
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +82,12 @@ def to_uint8(y):
     return ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
-def is_picture(path):
+def is_picture(path, suffixes=SUFFIXES):
     """Whether a `PurePath` is that of a picture, by its suffix, and not of what macOS puts beside one."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and "__MACOSX" not in path.parts
+    return path.suffix.lower() in suffixes and not path.name.startswith("._") and "__MACOSX" not in path.parts
 
 
-def list_images(folder):
+def list_images(folder, suffixes=SUFFIXES):
     """All picture files below a folder (by `is_picture`), sorted by name.
 
     Raises:
@@ -95,15 +96,15 @@ def list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    files = sorted(path for path in folder.rglob("*") if is_picture(path) and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_picture(path, suffixes) and path.is_file())
     if not files:
-        raise no_pictures(folder)
+        raise no_pictures(folder, suffixes)
     return files
 
 
-def no_pictures(place):
+def no_pictures(place, suffixes):
     """The UserError of a folder or archive without any."""
-    return UserError(f"no pictures in {place} (looked for {', '.join(SUFFIXES)}, in subfolders too)")
+    return UserError(f"no pictures in {place} (looked for {', '.join(suffixes)}, in subfolders too)")
 
 
 def result_names(pictures, root):
@@ -141,11 +142,19 @@ def grid(rows, gap=2):
 
 def save_atomically(image, path):
     """Write a PIL image as PNG to a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        image.save(temporary, "PNG")
+
+
+@contextmanager
+def replacing(path):
+    """A temporary name beside a path, whose folder is made; what was written there takes the path's place at the end,
+    and is removed where something fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        image.save(temporary, "PNG")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Pictures of a source → training batches, each a pure function of the seed and the batch's number."""
 
+import functools
 import itertools
 import math
 import os
@@ -10,8 +11,8 @@ import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
-from palette_ms.data.images import to_float
-from palette_ms.data.sources import complaint, decode, open_source
+from palette_ms.data.forms import forms
+from palette_ms.data.sources import Row, complaint, decode, open_source
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
@@ -21,9 +22,9 @@ from palette_ms.unet.layers import DROPOUT_MODULUS
 class Batch(NamedTuple):
     """The inputs of `DiffusionLoss` or `DistillationLoss`, in their order, as float32 arrays."""
 
-    y_0: np.ndarray  # (N, 3, H, W)
-    cond: Optional[np.ndarray]  # (N, 3, H, W); None: the model takes no source
-    noise: np.ndarray  # (N, 3, H, W)
+    y_0: np.ndarray  # (N, C, H, W)
+    cond: Optional[np.ndarray]  # (N, channels of a source, H, W); None: the model takes no source
+    noise: np.ndarray  # (N, C, H, W)
     gamma: np.ndarray  # (N,); for `DistillationLoss`, int32: the student's step
     mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
     label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
@@ -34,8 +35,8 @@ class Batch(NamedTuple):
 class Sample(NamedTuple):
     """A training picture."""
 
-    y_0: np.ndarray  # (3, H, W)
-    cond: Optional[np.ndarray]  # (3, H, W)
+    y_0: np.ndarray  # (C, H, W)
+    cond: Optional[np.ndarray]  # (channels of a source, H, W)
     mask: np.ndarray  # (1, H, W)
     task: int  # its place in the config
 
@@ -47,12 +48,14 @@ class Pictures:
 
     Args:
         source: from `palette_ms.data.sources.open_source`.
+        forms: those of source and target, see `palette_ms.data.forms.forms`.
         cache_mb: room for decoded pictures.
         enough: pixels of the shorter side, see `palette_ms.data.images.load_image`.
     """
 
-    def __init__(self, source, cache_mb, enough=None):
+    def __init__(self, source, forms, cache_mb, enough=None):
         self.source = source
+        self.forms = forms
         self.enough = enough
         self.unreadable = {}
         self._cache = {}
@@ -64,7 +67,7 @@ class Pictures:
         return len(self.source)
 
     def read(self, index):
-        """uint8 (H, W, 3), or (H, W, 6) of a pair (see `decode`), of the next readable row where this one is not.
+        """The `Row` of this number (see `decode`), or the next readable one where this one is not.
 
         Raises:
             UserError: none can be read.
@@ -76,15 +79,16 @@ class Pictures:
             if i in self.unreadable:
                 continue
             try:
-                picture = decode(self.source.read(i), self.enough)
+                row = decode(self.source.read(i), self.forms, self.enough)
             except UserError as error:
                 self.unreadable[i] = str(error)
                 continue
+            size = sum(array.nbytes for array in row if array is not None)
             with self._lock:
-                if i not in self._cache and picture.nbytes <= self._room:
-                    self._room -= picture.nbytes
-                    self._cache[i] = picture
-            return picture
+                if i not in self._cache and size <= self._room:
+                    self._room -= size
+                    self._cache[i] = row
+            return row
         raise UserError(f"none of the {len(self)} pictures can be read; the first: {self.unreadable[0]}")
 
     def complaint(self):
@@ -96,46 +100,60 @@ class Pictures:
         return complaint(reasons, self.source)
 
 
-def crop(picture, size, min_scale, flip, rng):
-    """A random square of a picture, resized to (size, size).
+def crop(row, forms, size, min_scale, flip, rng):
+    """A random square of a picture, resized to (size, size); of a pair, the same of each.
 
     Args:
-        picture: uint8 (H, W, 3), or (H, W, 6): a pair, cut alike.
+        row: `Row`.
+        forms: those of source and target, see `palette_ms.data.forms.forms`.
         size: pixels.
         min_scale: the square's side is drawn from here to 1, as a share of the shorter side, not below `size`;
             log-uniformly, since photos look alike at every scale.
         flip: mirror every other one.
         rng: numpy.random.Generator.
 
-    Returns: float32 (3, size, size) in [−1, 1]; (6, size, size) of a pair.
+    Returns: `Row` of float32 (C, size, size) in [−1, 1]; its mask (1, size, size), 1 in every pixel that some of the
+        row's falls into.
     """
-    height, width, channels = picture.shape
+    height, width = row.target.shape[:2]
     shorter = min(height, width)
     smallest = min(shorter, max(size, round(min_scale * shorter)))
     side = round(np.exp(rng.uniform(np.log(smallest), np.log(shorter))))
     top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
-    square = picture[top:top + side, left:left + side]
-    if side != size:
-        # Pillow copies arrays that are not contiguous byte by byte.
-        parts = [np.ascontiguousarray(part) for part in np.split(square, channels // 3, 2)]
-        square = np.concatenate([Image.fromarray(part).resize((size, size), Image.LANCZOS) for part in parts], 2)
-    if flip and rng.random() < 0.5:
-        square = square[:, ::-1]
-    return to_float(square)
+    mirrored = flip and rng.random() < 0.5
+
+    def square(array, resize):
+        part = array[top:top + side, left:left + side]
+        part = part if side == size else resize(part, size, size)
+        return part[:, ::-1] if mirrored else part
+
+    def to_float(array, form):
+        return form.to_float(square(array, functools.partial(form.resize, filter=Image.LANCZOS)))
+
+    source_form, target_form = forms
+    return Row(to_float(row.target, target_form),
+               None if row.source is None else to_float(row.source, source_form),
+               None if row.mask is None else square(row.mask, _resize_mask).transpose(2, 0, 1).astype(np.float32))
+
+
+def _resize_mask(mask, height, width):
+    """bool (H, W, 1) → bool (height, width, 1)."""
+    share = Image.fromarray(np.float32(mask[..., 0])).resize((width, height), Image.BOX)
+    return np.asarray(share)[..., None] > 0
 
 
 def recolor(y_0, rng):
     """Other colours for the same picture: channels permuted, each with a random contrast and brightness.
 
     Args:
-        y_0: float32 (3, H, W) in [−1, 1].
+        y_0: float32 (C, H, W) in [−1, 1].
         rng: numpy.random.Generator.
 
     Returns: as y_0.
     """
-    gain = rng.uniform(0.5, 1, (3, 1, 1)).astype(np.float32)
-    offset = (1 - gain) * rng.uniform(-1, 1, (3, 1, 1)).astype(np.float32)
-    return gain * y_0[rng.permutation(3)] + offset
+    gain = rng.uniform(0.5, 1, (len(y_0), 1, 1)).astype(np.float32)
+    offset = (1 - gain) * rng.uniform(-1, 1, (len(y_0), 1, 1)).astype(np.float32)
+    return gain * y_0[rng.permutation(len(y_0))] + offset
 
 
 def train_betas(diffusion, task):
@@ -167,14 +185,15 @@ class TrainingBatches:
         self.config = config
         self.rank, self.ranks = rank, ranks
         self.dropout_numbers = 0
-        source = open_source(data.path)
+        self.forms = forms(data)
+        source = open_source(data.path, self.forms[1].suffixes)
         pairs = [task.name for task in config.tasks if task.needs_pairs]
         if source.paired != bool(pairs):
             raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
                             f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
                             "with the columns source and target, or such pairs packed")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.
-        self.pictures = Pictures(source, data.cache_mb, math.ceil(data.image_size / data.min_scale))
+        self.pictures = Pictures(source, self.forms, data.cache_mb, math.ceil(data.image_size / data.min_scale))
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
         self.betas = [train_betas(config.diffusion, task) for task in config.tasks]
@@ -212,14 +231,14 @@ class TrainingBatches:
         rng = generator(seed, "sample", number)
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
-        square = crop(self.pictures.read(index), data.image_size, data.min_scale, data.flip, rng)
-        y_0 = square[-3:]  # of a pair, the target
+        row = crop(self.pictures.read(index), self.forms, data.image_size, data.min_scale, data.flip, rng)
+        y_0 = row.target
         drawn = int(rng.choice(len(self.config.tasks), p=self.task_probabilities))
         place = drawn if task is None else task
         task = self.config.tasks[place]
         if task.recolor > rng.random():
             y_0 = recolor(y_0, rng)
-        given = {"source": square[:3]} if task.needs_pairs else {}
+        given = {"source": row.source, "mask": row.mask} if task.needs_pairs else {}
         cond, mask = task.pair(y_0, rng, **given)
         return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, place)
 

@@ -1,8 +1,8 @@
 """Pictures to train on, by number: a folder, a list, a table of pairs, an archive read in place, or MindRecord.
 
-A source has a length and `paired`; `read(i)` gives row i as a list of (name, encoded bytes): one picture, or, where
-`paired`, the source and then the target. Files are opened for each row, so any number of threads and processes may
-read at once.
+A source has a length and `columns`: `TARGET`, or, where it is `paired`, `PAIR` or `MASKED_PAIR`. `read(i)` gives row i
+as a list of (name, encoded bytes), one for each column. Files are opened for each row, so any number of threads and
+processes may read at once.
 """
 
 import csv
@@ -16,33 +16,38 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from glob import escape
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Optional
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from palette_ms.data.images import is_picture, list_images, load_image, no_pictures
+from palette_ms.data.forms import Arrays, Unfit
+from palette_ms.data.images import SUFFIXES, is_picture, list_images, no_pictures
+from palette_ms.data.readers import read_file
 from palette_ms.errors import UserError, did_you_mean
+
+TARGET, PAIR, MASKED_PAIR = ("target",), ("source", "target"), ("source", "target", "mask")
 
 _UNPACKERS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
 _BLOCK = 32  # rows whose results wait in memory
 
 
-def open_source(path):
+def open_source(path, suffixes=SUFFIXES):
     """The source that a path stands for.
 
     Args:
         path: a folder, searched to the bottom; a list (.txt): one path a line, where blank lines and those that begin
-            with # do not count; a table (.csv) with a column `target` and, for pairs, `source`; an archive (.zip, .tar)
-            with folders in it or without; MindRecord (.mindrecord), as `palette_ms.pack` writes it. Paths in lists and
-            tables are relative to these.
+            with # do not count; a table (.csv) with a column `target` and, for pairs, `source`, also with `mask`, which
+            is white where the target is to be made; an archive (.zip, .tar) with folders in it or without; MindRecord
+            (.mindrecord), as `palette_ms.pack` writes it. Paths in lists and tables are relative to these.
+        suffixes: of the files that count in folders and archives, in lower case.
 
     Raises:
         UserError: there is no such thing, it is of another kind or damaged, or has no pictures.
     """
     path = Path(path)
     if path.is_dir():
-        return Files([(file,) for file in list_images(path)])
+        return Files([(file,) for file in list_images(path, suffixes)])
     if re.search(r"\.mindrecord\d*$", path.name):
         return MindRecord(path)
     if not path.is_file():
@@ -51,39 +56,32 @@ def open_source(path):
     if suffix in _UNPACKERS:
         raise UserError(f"{path} is compressed as a whole, so that no picture can be picked out of it: make it a plain "
                         f".tar with {_UNPACKERS[suffix]} (pictures hardly get smaller by it)")
-    readers = {".txt": _read_list, ".csv": _read_table, ".zip": _open_zip, ".tar": _open_tar}
-    if suffix not in readers:
-        raise UserError(f"{path} is not a folder, .txt, .csv, .zip, .tar or .mindrecord of pictures")
-    return readers[suffix](path)
+    lists, archives = {".txt": _read_list, ".csv": _read_table}, {".zip": _open_zip, ".tar": _open_tar}
+    if suffix in lists:
+        return lists[suffix](path)
+    if suffix in archives:
+        return archives[suffix](path, suffixes)
+    raise UserError(f"{path} is not a folder, .txt, .csv, .zip, .tar or .mindrecord of pictures")
 
 
 class Files:
     """Picture files.
 
     Args:
-        rows: tuples of paths, (target,) or (source, target).
+        rows: tuples of paths, one for each column.
+        columns: see above.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows, columns=TARGET):
         self.rows = rows
-        self.paired = len(rows[0]) == 2
+        self.columns = columns
+        self.paired = columns != TARGET
 
     def __len__(self):
         return len(self.rows)
 
     def read(self, i):
-        return [(str(path), _read(path)) for path in self.rows[i]]
-
-
-def _read(path, offset=0, size=-1):
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
-        raise UserError(f"no such picture: {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read picture {path}: {error.strerror}") from None
+        return [(str(path), read_file(path)) for path in self.rows[i]]
 
 
 def _read_list(path):
@@ -107,13 +105,15 @@ def _read_table(path):
         raise UserError(f"{path} is not a CSV in UTF-8: {error}") from None
     if "target" not in columns:
         raise UserError(f"{path} has no column target{did_you_mean('target', columns) if columns else ': it is empty'}")
-    used = [name for name in ("source", "target") if name in columns]
+    used = tuple(name for name in MASKED_PAIR if name in columns)
+    if used not in (TARGET, PAIR, MASKED_PAIR):
+        raise UserError(f"{path} has a column mask and no column source: masks are for pairs")
     for number, line in enumerate(lines, 1):
         if not all(line[name] for name in used):
             raise UserError(f"{path}: row {number} after the header lacks its {' or '.join(used)}")
     if not lines:
         raise UserError(f"{path} names no pictures below its header")
-    return Files([tuple(path.parent / line[name].strip() for name in used) for line in lines])
+    return Files([tuple(path.parent / line[name].strip() for name in used) for line in lines], used)
 
 
 class Archive:
@@ -121,18 +121,13 @@ class Archive:
 
     Args:
         path: the archive.
-        members: what `unpack` needs to know of each, by its `PurePosixPath`.
+        members: what `unpack` needs to know of each picture, by its `PurePosixPath`.
         unpack: function (path, member) → encoded bytes.
-
-    Raises:
-        UserError: no pictures.
     """
 
-    paired = False
+    columns, paired = TARGET, False
 
     def __init__(self, path, members, unpack):
-        if not members:
-            raise no_pictures(path)
         self.path = path
         self.members = sorted(members.items())
         self._unpack = unpack
@@ -149,7 +144,7 @@ class Archive:
             raise UserError(f"cannot read picture {name}: the archive is damaged") from None
 
 
-def _open_zip(path):
+def _open_zip(path, suffixes):
     try:
         with zipfile.ZipFile(path) as archive:
             members = {PurePosixPath(member.filename): member for member in archive.infolist() if not member.is_dir()}
@@ -157,7 +152,7 @@ def _open_zip(path):
     except Exception as error:
         raise UserError(f"{path} is not a whole zip archive: {error}") from None
     pictures = {name: (member.header_offset, member.compress_size, member.compress_type, member.CRC)
-                for name, member in members.items() if is_picture(name)}
+                for name, member in _pictures(path, members, suffixes).items()}
     if any(members[name].flag_bits & 1 or kind not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
            for name, (_, _, kind, _) in pictures.items()):
         raise UserError(f"{path} is encrypted, or compressed in a rare way, and cannot be read in place: unpack it")
@@ -168,8 +163,8 @@ def _unzip(path, member):
     offset, size, compression, checksum = member
     # The member's own header: 30 bytes, the last four of them the lengths of what stands before the data
     # (PKWARE's APPNOTE 6.3.10, section 4.3.7).
-    name_length, extra_length = struct.unpack("<26xHH", _read(path, offset, 30))
-    data = _read(path, offset + 30 + name_length + extra_length, size)
+    name_length, extra_length = struct.unpack("<26xHH", read_file(path, offset, 30))
+    data = read_file(path, offset + 30 + name_length + extra_length, size)
     if compression == zipfile.ZIP_DEFLATED:
         data = zlib.decompress(data, -zlib.MAX_WBITS)
     if zlib.crc32(data) != checksum:
@@ -177,7 +172,7 @@ def _unzip(path, member):
     return data
 
 
-def _open_tar(path):
+def _open_tar(path, suffixes):
     try:
         with tarfile.open(path, "r:") as archive:
             members = {PurePosixPath(member.name): (member.offset_data, member.size) for member in archive
@@ -185,14 +180,22 @@ def _open_tar(path):
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a whole tar archive (damaged, or compressed?): {error}") from None
-    if any(_read(path, end, tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+    if any(read_file(path, end, tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
         raise UserError(f"{path} is damaged after its first {len(members)} files: make it anew")
-    return Archive(path, {name: member for name, member in members.items() if is_picture(name)},
-                   lambda path, member: _read(path, *member))
+    return Archive(path, _pictures(path, members, suffixes), lambda path, member: read_file(path, *member))
+
+
+def _pictures(path, members, suffixes):
+    """Those of an archive's members by their names. Raises UserError: there are none."""
+    pictures = {name: member for name, member in members.items() if is_picture(name, suffixes)}
+    if not pictures:
+        raise no_pictures(path, suffixes)
+    return pictures
 
 
 class MindRecord:
-    """Rows of MindRecord with the columns `name`, `target` and, for pairs, `source`; in one file or several.
+    """Rows of MindRecord with the columns `name`, `target` and, for pairs, `source`, perhaps `mask`; in one file or
+    several.
 
     Args:
         path: NAME.mindrecord, also of a set in several files (NAME.mindrecord0, NAME.mindrecord1, …).
@@ -220,10 +223,10 @@ class MindRecord:
         if any(columns.get(name, {}).get("type") != kind for name, kind in (("name", "string"), ("target", "bytes"))):
             raise UserError(f"{path} has the columns {', '.join(columns)}, where name and target (an encoded picture) "
                             "are needed: write it with python -m palette_ms.pack")
-        self.paired = "source" in columns
+        self.columns = tuple(name for name in MASKED_PAIR if name in columns) if "source" in columns else TARGET
+        self.paired = self.columns != TARGET
         # Reading by number, which MindDataset does by itself, keeps the order ours.
-        used = ["name", "source", "target"] if self.paired else ["name", "target"]
-        self._rows = MindDataset(str(files[0]), used, shuffle=False)
+        self._rows = MindDataset(str(files[0]), ["name", *self.columns], shuffle=False)
         self._size = self._rows.get_dataset_size()
         if not self._size:
             raise UserError(f"{path} holds no pictures")
@@ -253,26 +256,52 @@ def reason(error):
     return match.group(1) if match else getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
-def decode(row, enough=None):
+class Row(NamedTuple):
+    """A picture or a pair, its arrays of one height and width."""
+
+    target: np.ndarray  # (H, W, C)
+    source: Optional[np.ndarray] = None  # (H, W, C), of as many channels as its form has; None: no pair
+    mask: Optional[np.ndarray] = None  # bool (H, W, 1), true where the target is to be made; None: everywhere
+
+
+def decode(row, forms, enough=None):
     """The picture or pair of a row.
 
     Args:
         row: from a source's `read`.
+        forms: those of source and target, see `palette_ms.data.forms.forms`.
         enough: as in `load_image`; a pair, whose pictures must stay in line, is always decoded whole.
 
-    Returns: uint8 (H, W, 3); of a pair (H, W, 6), the target after the source, which is resized to the target's size by
-        bicubic interpolation.
+    Returns: `Row`, each array in the dtype that its form reads. The source of a pair of photos is resized to its
+        target's size by bicubic interpolation.
 
     Raises:
         UserError: one cannot be read.
+        Unfit: one is not of its form, a pair of arrays or a mask is of another size.
     """
+    source_form, target_form = forms
     if len(row) == 1:
         (name, data), = row
-        return load_image(io.BytesIO(data), name, enough)
-    source, target = (load_image(io.BytesIO(data), name) for name, data in row)
-    if source.shape != target.shape:
-        source = np.asarray(Image.fromarray(source).resize(target.shape[1::-1], Image.BICUBIC))
-    return np.concatenate([source, target], 2)
+        return Row(target_form.read(io.BytesIO(data), name, enough))
+    (source_name, source), (target_name, target), *masks = row
+    source = source_form.read(io.BytesIO(source), source_name)
+    target = target_form.read(io.BytesIO(target), target_name)
+    if source.shape[:2] != target.shape[:2]:
+        if isinstance(target_form, Arrays):
+            raise _other_size(source_name, source, target_name, target)
+        source = source_form.resize(source, *target.shape[:2])
+    mask = None
+    for name, data in masks:
+        mask = target_form.read_mask(io.BytesIO(data), name)[..., None]
+        if mask.shape[:2] != target.shape[:2]:
+            raise _other_size(name, mask, target_name, target)
+    return Row(target, source, mask)
+
+
+def _other_size(name, array, target_name, target):
+    (height, width), (wanted_height, wanted_width) = array.shape[:2], target.shape[:2]
+    return Unfit(f"{name} is {width}×{height}, {target_name} {wanted_width}×{wanted_height} (width × height): they "
+                 "must be the same")
 
 
 def complaint(left_out, source):
@@ -280,20 +309,21 @@ def complaint(left_out, source):
     return f"{len(left_out)} of {len(source)} pictures cannot be read and are left out; the first: {left_out[0]}"
 
 
-def map_rows(source, function, title):
+def map_rows(source, function, title, numbers=None):
     """`function` of every row that can be read, by threads, in order, with a progress bar; at the end, others are told.
 
     Args:
         source: from `open_source`.
         function: of a row; it raises UserError for one that cannot be read.
         title: the bar's.
+        numbers: a range, which rows; None: all.
 
     Yields: (i, result) of each.
 
     Raises:
         UserError: none can be read.
     """
-    left_out = []
+    numbers, left_out = range(len(source)) if numbers is None else numbers, []
 
     def attempt(i):
         try:
@@ -301,9 +331,9 @@ def map_rows(source, function, title):
         except UserError as error:
             return None, str(error)
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(source), desc=title, unit="row", disable=None) as bar:
-        for start in range(0, len(source), _BLOCK):
-            block = range(start, min(start + _BLOCK, len(source)))
+    with ThreadPoolExecutor() as pool, tqdm(total=len(numbers), desc=title, unit="row", disable=None) as bar:
+        for start in range(0, len(numbers), _BLOCK):
+            block = numbers[start:start + _BLOCK]
             for i, (result, error) in zip(block, pool.map(attempt, block)):
                 bar.update()
                 if error is None:
@@ -312,6 +342,6 @@ def map_rows(source, function, title):
                     left_out.append(error)
     if left_out:
         line = complaint(left_out, source)
-        if len(left_out) == len(source):
+        if len(left_out) == len(numbers):
             raise UserError(line)
         print(f"warning: {line}", file=sys.stderr)

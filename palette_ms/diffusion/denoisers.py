@@ -30,20 +30,21 @@ class GuidedUNet(nn.Cell):
     Args:
         unet: the network, or a `LabelledUNet` for 2 N pictures.
         weight: w ≥ 1; 1 is the answer with the source alone.
+        channels: of the noisy picture.
     """
 
-    def __init__(self, unet, weight):
+    def __init__(self, unet, weight, channels=3):
         super().__init__()
         self.unet = unet
         self.weight = weight
+        self.channels = channels
 
     def construct(self, x, time):
-        source, y_t = ops.chunk(x, 2, 1)
+        source, y_t = x[:, :-self.channels], x[:, -self.channels:]
         x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
         given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
-        channels = y_t.shape[1]
-        guided = given[:, :channels] + (self.weight - 1) * (given - without)[:, :channels]
-        return guided if given.shape[1] == channels else ops.concat((guided, given[:, channels:]), 1)
+        guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
+        return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
 
 
 class ReusingUNet:

@@ -1,7 +1,8 @@
-"""How near one picture is to another: uint8 RGB (H, W, 3) or float arrays of the same range.
+"""How near one picture is to another: arrays (H, W, C) of the same range.
 
-A metric of `METRICS` is a function (restored, original, where) → float, where `where`, bool (H, W) or None, says which
-pixels count. It may raise UserError for pictures that it has no value for.
+A metric of `METRICS` is a function (restored, original, where, span) → float, where `where`, bool (H, W) or None, says
+which pixels count, and `span` how far apart the least and the greatest value are. It may raise UserError for pictures
+that it has no value for.
 """
 
 import cv2
@@ -13,28 +14,30 @@ _WINDOW = cv2.getGaussianKernel(11, 1.5, cv2.CV_64F)  # of SSIM
 _EDGE = len(_WINDOW) // 2
 
 
-def psnr(restored, original, where=None):
+def psnr(restored, original, where=None, span=255):
     """Peak signal-to-noise ratio in dB; infinite for equal pictures.
 
     Args:
-        restored, original: (H, W, 3), 0 to 255.
+        restored, original: (H, W, C).
         where: bool (H, W), the pixels that count; None: all.
+        span: of the values.
     """
     error = np.subtract(restored, original, dtype=np.float64)
     mean = np.mean(np.square(error if where is None else error[where]))
-    return float(10 * np.log10(255**2 / mean)) if mean else float("inf")
+    return float(10 * np.log10(span**2 / mean)) if mean else float("inf")
 
 
-def ssim(restored, original, where=None):
-    """Structural similarity, mean over pixels and the channels R, G, B; 1 for equal pictures.
+def ssim(restored, original, where=None, span=255):
+    """Structural similarity, mean over pixels and channels; 1 for equal pictures.
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", equation 13, with its
     window of 11×11 pixels, Gaussian with σ = 1.5, and K = 0.01 and 0.03. Windows that reach past the picture's edge do
     not count.
 
     Args:
-        restored, original: (H, W, 3), 0 to 255.
+        restored, original: (H, W, C).
         where: bool (H, W), the windows that count, by their middles; None: all.
+        span: of the values.
 
     Raises:
         UserError: no window counts, as in a picture of less than 11 pixels on a side.
@@ -45,25 +48,31 @@ def ssim(restored, original, where=None):
         raise UserError(f"SSIM needs a pixel to compare that is {_EDGE} or more from each edge")
 
     def mean(values):
-        return cv2.sepFilter2D(values, -1, _WINDOW, _WINDOW)
+        return cv2.sepFilter2D(values, -1, _WINDOW, _WINDOW).reshape(values.shape)  # OpenCV drops an axis of length 1
 
     x, y = np.float64(restored), np.float64(original)
     mean_x, mean_y = mean(x), mean(y)
     variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
-    c_1, c_2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    c_1, c_2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     similarity = (2 * mean_x * mean_y + c_1) * (2 * covariance + c_2)
     similarity /= (mean_x**2 + mean_y**2 + c_1) * (variances + c_2)
     return float(similarity[counted].mean())
 
 
-def ab_error(restored, original, where=None):
+def ab_error(restored, original, where=None, span=255):
     """Mean distance in the ab plane of CIE Lab (colour without lightness); 0 for equal colours.
 
     Args:
         restored, original: uint8 (H, W, 3).
         where: bool (H, W), the pixels that count; None: all.
+        span: must be 255.
+
+    Raises:
+        UserError: they are not RGB of 8 bits.
     """
+    if span != 255 or np.shape(original)[2] != 3:
+        raise UserError("ab_error needs RGB of 8 bits")
     a, b = (cv2.cvtColor(np.float32(picture) / 255, cv2.COLOR_RGB2LAB)[..., 1:] for picture in (restored, original))
     distances = np.linalg.norm(a - b, axis=-1)
     return float(np.mean(distances if where is None else distances[where]))

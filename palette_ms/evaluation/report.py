@@ -9,7 +9,9 @@ import numpy as np
 from tqdm import tqdm
 
 from palette_ms import runtime
-from palette_ms.data.images import list_images, load_image, result_names
+from palette_ms.data.forms import Arrays, OtherChannels, Photo, Unfit
+from palette_ms.data.images import SUFFIXES, is_picture, list_images, result_names
+from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import METRICS
 
@@ -65,28 +67,62 @@ def match(reference, restored, masks=None):
 
 
 def _by_name(folder):
-    pictures = list_images(folder)
+    """Of a folder without pictures, its arrays."""
+    pictures = list_images(folder, SUFFIXES if any(map(is_picture, Path(folder).rglob("*"))) else ARRAY_SUFFIXES)
     return {name.as_posix(): path for name, path in zip(result_names(pictures, folder), pictures)}
 
 
-def measure(pair, metrics):
+def measure(pair, metrics, limits=None):
     """The value of each metric (names in `METRICS`) for a `Pair`: the mean over its samples.
 
+    Pictures are compared as RGB of 8 bits where one of them has no more; others by their own values.
+
+    Args:
+        pair: `Pair`.
+        metrics: names in `METRICS`.
+        limits: (low, high), what the values span, also in files of 8 bits; None: what the dtype does.
+
     Raises:
-        UserError: an unreadable picture, sizes that differ, an empty mask.
+        UserError: an unreadable picture, sizes or channels that differ, an empty mask, values of more than 16 bits
+            without limits.
     """
-    original, where = load_image(pair.reference), None
+    form, span = _form_and_span(pair, limits)
+    original, where = form.read(pair.reference), None
     if pair.mask is not None:
-        where = load_image(pair.mask).mean(2) > 127
+        where = form.read_mask(pair.mask)
         _check_size(pair.mask, where, pair.reference, original)
         if not where.any():
             raise UserError(f"{pair.mask} has no white pixel: nothing to compare")
     values = []
     for path in pair.samples:
-        restored = load_image(path)
+        restored = form.read(path)
         _check_size(path, restored, pair.reference, original)
-        values.append([METRICS[name](restored, original, where) for name in metrics])
+        if restored.shape[2] != original.shape[2]:
+            raise OtherChannels(path, restored.shape[2], original.shape[2])
+        values.append([METRICS[name](restored, original, where, span) for name in metrics])
     return np.mean(values, 0)
+
+
+def _form_and_span(pair, limits):
+    """How the pictures of a pair are read, and how far apart the least and the greatest value are."""
+    if limits is not None:
+        return Arrays(), limits[1] - limits[0]
+    paths, spans = (pair.reference, *pair.samples), {}
+    pictures = all(map(is_picture, paths))
+    for path in paths:
+        try:
+            array = Arrays().read(path)
+        except UserError as error:
+            if pictures and not isinstance(error, Unfit):
+                return Photo(), 255  # some more files are read so, and of others it is said what is wrong
+            raise
+        dtype = array.dtype
+        if pictures and dtype.itemsize == 1 and array.shape[2] <= 4:
+            return Photo(), 255
+        spans[path] = 2 ** (8 * dtype.itemsize) - 1 if dtype.kind in "iu" and dtype.itemsize <= 2 else None
+        if spans[path] is None or spans[path] != spans[pair.reference]:
+            raise UserError(f"{path} holds {dtype.name}: say what the values to compare span, as --range LOW,HIGH")
+    return Arrays(), spans[pair.reference]
 
 
 def _check_size(path, array, reference, original):
@@ -96,12 +132,13 @@ def _check_size(path, array, reference, original):
                         "they must be the same")
 
 
-def evaluate(pairs, metrics):
+def evaluate(pairs, metrics, limits=None):
     """The report on all `Pair`s, spread over the ranks; every rank gets it whole.
 
     Args:
         pairs: from `match`, the same on all ranks.
         metrics: names in `METRICS`.
+        limits: see `measure`.
 
     Returns: dict of metric → {"mean", "std" (of the pictures as a population; None where a value is infinite),
         "pictures" (their number), "values" (of each name)}. The values are those of float32, which ranks exchange.
@@ -113,7 +150,7 @@ def evaluate(pairs, metrics):
     mine = range(runtime.rank(), len(pairs), runtime.ranks())
     for i in tqdm(mine, desc="evaluate", unit="picture", disable=None, leave=False):
         try:
-            values[i] = measure(pairs[i], metrics)
+            values[i] = measure(pairs[i], metrics, limits)
         except UserError as error:
             failed += 1
             tqdm.write(f"{pairs[i].name} was not compared: {error}", file=sys.stderr)

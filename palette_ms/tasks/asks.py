@@ -10,7 +10,8 @@ from typing import Callable, Optional, Tuple
 
 import numpy as np
 
-from palette_ms.data.images import list_images, load_image
+from palette_ms.data.images import list_images
+from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.errors import UserError
 from palette_ms.tasks.masks import MASKS
 
@@ -83,17 +84,18 @@ class MaskAsk(Ask):
     def of(self, value, picture):
         if not isinstance(value, str) or not Path(value).is_dir():
             return value
-        matches = [path for path in list_images(value) if path.stem == picture.stem]
+        matches = [path for path in list_images(value, ARRAY_SUFFIXES) if path.stem == picture.stem]
         if len(matches) != 1:
             raise UserError(f"{value} holds {len(matches)} masks for {picture.name}; one is needed")
         return matches[0]
 
 
-def read_mask(mask, height, width, rng):
+def read_mask(mask, form, height, width, rng):
     """What a `MaskAsk` was answered with as float32 (1, height, width), 1 where pixels are to be made.
 
     Args:
         mask: as `MaskAsk` takes it.
+        form: of the source, see `palette_ms.data.forms`, which reads it.
         rng: numpy.random.Generator, for a kind of mask.
 
     Raises:
@@ -103,7 +105,7 @@ def read_mask(mask, height, width, rng):
         return MASKS[mask](rng, height, width)
     if isinstance(mask, np.ndarray) and mask.dtype == bool:
         mask = mask.astype(np.uint8) * 255
-    hole = load_image(mask).mean(2) > 127
+    hole = form.read_mask(mask)
     if hole.shape != (height, width):
         raise UserError(f"the mask is {hole.shape[1]}×{hole.shape[0]}, the picture {width}×{height} "
                         "(width × height): they must be the same")

@@ -26,7 +26,7 @@ class Inpainting(Task):
         return self.source(y_0, mask, rng), mask
 
     def holes(self, height, width, asked, rng):
-        return [read_mask(asked["mask"], height, width, rng)]
+        return [read_mask(asked["mask"], asked.form, height, width, rng)]
 
     def source(self, picture, hole, rng):
         return fill_hole(picture, hole, rng, self.fill)

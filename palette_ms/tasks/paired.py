@@ -28,4 +28,4 @@ class Paired(Task):
     def holes(self, height, width, asked, rng):
         if asked["mask"] is None:
             return [np.ones((1, height, width), np.float32)]
-        return [read_mask(asked["mask"], height, width, rng)]
+        return [read_mask(asked["mask"], asked.form, height, width, rng)]

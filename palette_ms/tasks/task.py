@@ -27,11 +27,13 @@ class Request(dict):
 
     Attributes:
         trained: side of the pictures that the model was trained with.
+        form: of its sources, see `palette_ms.data.forms`.
     """
 
-    def __init__(self, asked, trained):
+    def __init__(self, asked, trained, form):
         super().__init__(asked)
         self.trained = trained
+        self.form = form
 
 
 def option(default, help, least=None, most=None, above=None):
@@ -224,13 +226,13 @@ def known_asks(tasks=None):
     return takers
 
 
-def check_asked(task, asked, trained):
+def check_asked(task, asked, trained, form):
     """What is asked of a task, checked against its declarations.
 
     Args:
         task: `Task`.
         asked: values by name; None: not asked.
-        trained: side of the pictures that the model was trained with.
+        trained, form: as of `Request`.
 
     Returns: `Request`.
 
@@ -247,7 +249,7 @@ def check_asked(task, asked, trained):
             ask.check(asked[name])
         elif name in task.required:
             raise UserError(f"{task.name} needs {name}: {ask.help}")
-    return Request({name: asked.get(name) for name in own}, trained)
+    return Request({name: asked.get(name) for name in own}, trained, form)
 
 
 def _check_name(cls, ask):

@@ -14,8 +14,10 @@ from mindspore import Tensor, nn
 
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
-from palette_ms.data.images import grid, save_atomically, to_uint8
+from palette_ms.data.forms import Photo, forms
+from palette_ms.data.images import grid, save_atomically
 from palette_ms.data.loader import TrainingBatches
+from palette_ms.data.scan import find_ranges
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
@@ -300,9 +302,10 @@ class Trainer:
         cond = None if self.makes_pictures else np.stack([sample.cond for sample in chosen])
         noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
         made = sampler(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
-        columns = [made] if self.makes_pictures else [cond, made, y_0]
-        rows = [[to_uint8(picture) for picture in row] for row in zip(*columns)]
-        save_atomically(grid(rows), path)
+        source, target = self.shown.forms
+        columns = [(target, made)] if self.makes_pictures else [(source, cond), (target, made), (target, y_0)]
+        rows = zip(*([form.to_show(picture) for picture in pictures] for form, pictures in columns))
+        save_atomically(grid(list(rows)), path)
 
 
 def _freeze(network, prefix):
@@ -379,6 +382,37 @@ def advice(config, pictures_before):
     return None
 
 
+def with_ranges(config, state, say):
+    """The config's `DataConfig` with the ranges and the kind of results that this training is to have.
+
+    A run that goes on has those it began with, a student its teacher's; others find in the files what is not given.
+    Photos have none.
+
+    Args:
+        config: `Config`.
+        state: the training state to go on from, a `Checkpoint`, or None.
+        say: function of a text, for the user.
+
+    Raises:
+        UserError: see `TrainingBatches` and `palette_ms.data.scan.find_ranges`; a state or teacher of other channels.
+    """
+    if not state and not config.distillation:
+        if isinstance(forms(config.data)[1], Photo):
+            return config.data
+        source = TrainingBatches(config).pictures.source  # what does not go together is told before all files are read
+        return find_ranges(config.data, source, say)
+    earlier = state or Checkpoint(config.distillation.teacher)
+    theirs, ours = earlier.config.data, config.data
+    if theirs.channels != ours.channels:
+        raise UserError(f"{earlier.path} has data.channels {_in_words(theirs.channels)}, this config "
+                        f"{_in_words(ours.channels)}: they must be the same")
+    return dataclasses.replace(ours, ranges=theirs.ranges, result=theirs.result)
+
+
+def _in_words(channels):
+    return f"{channels.source} → {channels.target}"
+
+
 def train(config, resume=None):
     """Run a training.
 
@@ -390,7 +424,8 @@ def train(config, resume=None):
     Returns: path of the model.
 
     Raises:
-        UserError: see `Trainer`, or the output folder holds another run, or other ranks find another state.
+        UserError: see `Trainer` and `with_ranges`, or the output folder holds another run, or other ranks find another
+            state.
     """
     def say(text):
         print(text, file=sys.stderr)
@@ -405,6 +440,7 @@ def train(config, resume=None):
                         "or give this one another training.output")
     for half_written in output.glob("*.part"):  # by a process that was killed
         half_written.unlink(missing_ok=True)  # another rank may be quicker
+    config = dataclasses.replace(config, data=with_ranges(config, state, say))
     trainer = Trainer(config)
     if state:
         trainer.load(state)
