@@ -92,8 +92,9 @@ def chain_inputs(cell, channels, batch, height, width):
     shape = batch, channels.target, height, width
     mask = np.zeros((batch, 1, height, width), np.float32)
     mask[..., height // 4:-(height // 4) or None, width // 4:-(width // 4) or None] = 1
-    arrays = {"y_T": rng.standard_normal(shape, np.float32), "cond": rng.uniform(-1, 1, (batch, channels.source, height, width)), "mask": mask,
-              "y_0": rng.uniform(-1, 1, shape), "noise": rng.standard_normal((cell.num_steps, *shape), np.float32)}
+    arrays = {"y_T": rng.standard_normal(shape, np.float32), "mask": mask, "y_0": rng.uniform(-1, 1, shape),
+              "cond": rng.uniform(-1, 1, (batch, channels.source, height, width)),
+              "noise": rng.standard_normal((cell.num_steps, *shape), np.float32)}
     return {name: arrays[name].astype(np.float32) for name in cell.inputs}
 
 
