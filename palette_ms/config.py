@@ -354,7 +354,9 @@ def _check_source(config, where):
         raise UserError(f"{where}: a network that takes no source makes pictures only: {without[0]} must be the only "
                         "task")
     for name, channels in _network_channels(config).items():
-        if getattr(model, name) != channels:
+        # A network that also learned its variance may be used without.
+        fitting = (channels, 2 * config.data.channels.target) if name == "out_channels" else (channels,)
+        if getattr(model, name) not in fitting:
             what = "the noisy picture" + ("" if unconditional else " and the source") if name == "in_channels" else \
                    "the picture" + (" and its variance" if config.diffusion.variance == "learned_range" else "")
             raise UserError(f"{where}: model.{name} must be {channels} for {', '.join(names)}: {what}")
