@@ -139,6 +139,10 @@ class Palette:
         holes = [np.stack(masks) for masks in zip(*(
             task.holes(*size, request, generator(seed, "mask")) for request in asked))]
         labels = None if self.config.model.num_classes is None else (place,) * (num_samples * len(pictures))
+        channels = self.config.data.channels
+        if channels.source != channels.target and not all(hole.all() for hole in holes):
+            raise UserError(f"a mask needs results of as many channels as their sources, and this model makes "
+                            f"{channels.target} of {channels.source}: what lies outside of it would not be known")
         padded = [self._pad(hole) for hole in holes]
         chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, padded)
         run = functools.partial(self._run, task, chains, holes, sampling, num_samples, seed)
