@@ -16,7 +16,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
-    runtime.setup(args.device, seed=config.training.seed)
+    runtime.setup(args.device, seed=config.training.seed, repeatable=True)
     from palette_ms.training.loop import train
 
     print(train(config, args.resume))

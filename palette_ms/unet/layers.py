@@ -288,6 +288,9 @@ class Downsample(nn.Cell):
         if self.on_cpu:  # two rows at a time, by a quarter of the transposed matrix of `Upsample`
             matrix = ops.cast(_halving(w), x.dtype)
             return ops.matmul(x.reshape((n * c * h // 2, 2 * w)), matrix).reshape((n, c, h // 2, w // 2))
+        if x.dtype == mstype.bfloat16:  # of which AvgPool has no gradient on Ascend
+            x = x.reshape((n, c, h // 2, 2, w // 2, 2))
+            return (x[:, :, :, 0, :, 0] + x[:, :, :, 0, :, 1] + x[:, :, :, 1, :, 0] + x[:, :, :, 1, :, 1]) * 0.25
         return self.pool(x)
 
 
