@@ -14,7 +14,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from palette_ms import runtime
 from palette_ms.errors import UserError
 from palette_ms.unet.layers import use_device_kernels
 

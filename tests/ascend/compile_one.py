@@ -1,6 +1,6 @@
 """Compile a training step or a sampling chain for a simulated Ascend card, without a card and without CANN.
 
-    python tests/ascend/compile_one.py train --config configs/palette_62m.yaml --stand-ins FOLDER [--ranks 8] [key=value …]
+    python tests/ascend/compile_one.py train --config configs/palette_62m.yaml --stand-ins FOLDER [key=value …]
 
 FOLDER comes from `python tests/ascend/stand_ins.py FOLDER`. Nothing is computed. docs/ascend.md says what it shows.
 """
@@ -53,9 +53,9 @@ def compile_one(what, config, overrides, stand_ins, ranks=1, log=None):
                "LD_LIBRARY_PATH": str(home / "lib64"), "PYTHONPATH": os.pathsep.join([str(home / "python"), str(ROOT)]),
                "RANK_SIZE": str(ranks), "RANK_ID": "0"}
     with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, __file__, "--inside", work, what, "--config", str(Path(config).resolve()), *overrides]
-        done = subprocess.run(command, env=environ, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, errors="replace")
+        command = [sys.executable, __file__, "--inside", work, what, "--config", str(Path(config).resolve())]
+        done = subprocess.run([*command, *overrides], env=environ, cwd=work, text=True, errors="replace",
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if log:
             Path(log).write_text(done.stdout)
         told = Path(work, "outcome.json")
@@ -130,8 +130,8 @@ def _train(config):
 
 
 def _sample(config, sampling):
-    """A chain that is one graph is only compiled: it would wait for a condition that nobody computes. What stands in its
-    loop is then compiled and launched by itself, for the kernels and the memory of a call. Other chains run."""
+    """A chain that is one graph is only compiled: it would wait for a condition that nobody computes. What stands in
+    its loop is then compiled and launched by itself, for the kernels and memory of a call. Other chains run."""
     import mindspore as ms
     import numpy as np
     from mindspore import nn, ops

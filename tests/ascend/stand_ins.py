@@ -32,13 +32,14 @@ _FILES = {
     "python/hccl/manage/__init__.py": "",
     "python/hccl/sys_version.py": '__sys_version__ = "9.1.0"\n',
 }
-_HEAD = """
-static long nothing(void) { return 0; }
+_NOTHINGS = ", ".join(["nothing"] * 30)
+_HEAD = f"""
+static long nothing(void) {{ return 0; }}
 static char anything[4096];
-static void *table[] = {%(nothings)s};
-static void *factory[6] = {0, 0, 0, &factory[1], &factory[1], 0};  /* around a std::map without elements */
+static void *table[] = {{ {_NOTHINGS} }};
+static void *factory[6] = {{0, 0, 0, &factory[1], &factory[1], 0}};  /* around a std::map without elements */
 extern char _ZNSs4_Rep20_S_empty_rep_storageE[];
-""" % {"nothings": ", ".join(["nothing"] * 32)}
+"""
 # By C++'s mangled names, the first that fits. An object that is returned stands where the caller says, as with a
 # constructor, and is a null pointer with its counter, or what is said.
 _OBJECT = "void *{}(void **it) {{ it[0] = it[1] = 0; return it; }}"
@@ -54,7 +55,7 @@ _BODIES = (
     ("_ZNK2ge(8Operator|5Graph)(7GetName|9GetOpType)Ev",  # a std::string of the old kind
      "void *{}(void **it) {{ it[0] = _ZNSs4_Rep20_S_empty_rep_storageE + 24; return it; }}"),
     (r"_ZN2ge\w+C[12]E|_ZNK2ge(\w+Get(Origin)?ShapeEv|6Tensor13GetTensorDesc|8Operator13GetOutputDesc)", _OBJECT),
-    ("_ZTV", "void *{}[32] = {{0, 0, " + ", ".join(["nothing"] * 30) + "}};"),  # of a class's virtual functions
+    ("_ZTV", "void *{}[32] = {{0, 0, " + _NOTHINGS + "}};"),  # of a class's virtual functions
     ("_ZT", "void *{}[32];"),
     ("", "long {}(void) {{ return 0; }}"),
 )
@@ -109,8 +110,8 @@ def _wanted():
     cpp = _output("g++", "-print-file-name=libstdc++.so.6").strip()
     defined = set().union(*(_symbols(path, "BDRTVWiu") for path in (*ours, cpp)))
     # aclnnAdd is asked for with aclnnAddGetWorkspaceSize, whose name is put together.
-    asked_for |= {f"{name}GetWorkspaceSize" for name in asked_for
-                  if name.startswith("aclnn") and not name.endswith("GetWorkspaceSize")} | {"aclnnInit", "aclnnFinalize"}
+    asked_for |= {f"{name}GetWorkspaceSize" for name in asked_for if name.startswith("aclnn")}
+    asked_for |= {"aclnnInit", "aclnnFinalize"}
     libraries = needed - {path.name for path in ours}
     return {name for name in libraries if not _loads(name)}, (undefined | asked_for) - defined
 
