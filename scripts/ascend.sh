@@ -1,6 +1,7 @@
 # Sourced by the run_*_ascend.sh scripts: Python, a check of the machine, and msrun.
 #
-# DEVICE (Ascend), MASTER_PORT (8118) and LOGS (a new folder in logs/) can be set in the environment.
+# DEVICE (Ascend), MASTER_PORT (8118) and LOGS (a new folder in logs/) can be set in the environment, and FORCE=1, to go
+# on where the check says that something is missing.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
@@ -16,12 +17,12 @@ usage() {
     exit 2
 }
 
-check_machine() {  # CARDS
+check_machine() {  # CARDS, and what else scripts/check_ascend.py takes
     case $1 in
         ''|*[!0-9]*|0) usage "the number of cards must be a whole number above 0, not '$1'" ;;
     esac
     if [ "$DEVICE" = Ascend ]; then
-        python "$ROOT/scripts/check_ascend.py" "$1" || exit 2
+        python "$ROOT/scripts/check_ascend.py" ${FORCE:+--force} "$@" || exit 2
     fi
     command -v msrun >/dev/null || { echo "error: msrun was not found: it comes with MindSpore" >&2; exit 2; }
 }
