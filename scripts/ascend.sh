@@ -29,11 +29,19 @@ check_machine() {  # CARDS, and what else scripts/check_ascend.py takes
 
 # CARDS of this host, HOSTS, INDEX of this host, address of the first host, then a module of ours and its arguments
 start() {
-    local cards=$1 hosts=$2 index=$3 master=$4
+    local cards=$1 hosts=$2 index=$3 master=$4 options=()
     shift 4
     mkdir -p "$LOGS"
+    unset RANK_TABLE_FILE  # ranks would meet by it rather than by msrun
+    if [ "$hosts" -gt 1 ]; then  # one may be ready long before another
+        options+=(--cluster_time_out=3600)
+        export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-3600}
+    fi
+    if [ "$DEVICE" = Ascend ]; then
+        options+=(--bind_core=True)
+    fi
     echo "$((cards * hosts)) ranks, $cards of them here; each one's output goes to $LOGS/worker_<rank>.log" >&2
     exec python -m palette_ms.launch "$LOGS" msrun --worker_num=$((cards * hosts)) --local_worker_num="$cards" \
         --master_addr="$master" --master_port="${MASTER_PORT:-8118}" --node_rank="$index" --log_dir="$LOGS" --join=True \
-        --tail_worker_log=$((index * cards)) python -m "$@"
+        --tail_worker_log=$((index * cards)) ${options[@]+"${options[@]}"} python -m "$@"
 }

@@ -27,8 +27,8 @@ HEAD = ["network", "graph", "precision", "ranks", "switches", "compiled", "kerne
 def cells():
     """(network, graph, precision, ranks, switches, whether it is narrowed), what differs most first."""
     sharded = "accumulation=2 recompute=1 shard_optimizer=true"
-    for precision in PRECISIONS:
-        for ranks, switches in ((1, ""), (1, "accumulation=2"), (8, ""), (8, sharded)):
+    for ranks, switches in ((1, ""), (8, sharded), (1, "accumulation=2"), (8, "")):
+        for precision in PRECISIONS:
             yield "palette_62m", "train", precision, ranks, switches, True
     for switches in ("", "guidance=2 dynamic_threshold=0.995", "reuse=2", "tile=16"):
         for precision in PRECISIONS:

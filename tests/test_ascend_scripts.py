@@ -74,7 +74,8 @@ class Machine:
 
     def run(self, repository, script, *arguments):
         path = f"{self.folder / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}/usr/bin{os.pathsep}/bin"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ASCEND_", "MASTER_"))}
+        kept = {name: value for name, value in os.environ.items()
+                if not name.startswith(("ASCEND_", "MASTER_", "HCCL_"))}
         return subprocess.run(["bash", str(repository / "scripts" / script), *map(str, arguments)], text=True,
                               env={**kept, "VIRTUAL_ENV": "x", "LOGS": "logs", **self.environ, "PATH": path},
                               capture_output=True, cwd=self.folder)
@@ -92,7 +93,8 @@ def started(done):
 
 def test_training_starts_on_as_many_cards_as_asked(machine, repository):
     common = ["--master_addr=127.0.0.1", "--master_port=8118", "--node_rank=0", "--log_dir=logs", "--join=True",
-              "--tail_worker_log=0", "python", "-m", "palette_ms.train", "--config", "c.yaml", "--device", "Ascend"]
+              "--tail_worker_log=0", "--bind_core=True", "python", "-m", "palette_ms.train", "--config", "c.yaml",
+              "--device", "Ascend"]
     argv = started(machine.run(repository, "run_train_ascend.sh", "c.yaml", 4, "training.steps=9", "--resume", "auto"))
     assert argv == ["--worker_num=4", "--local_worker_num=4", *common, "training.steps=9", "--resume", "auto"]
     argv = started(machine.run(repository, "run_train_ascend.sh", "c.yaml", "training.steps=9"))
@@ -106,7 +108,8 @@ def test_hosts_are_named_by_addresses_or_by_a_rank_table(machine, repository):
         argv = started(machine.run(repository, "run_distributed_train_ascend.sh", "c.yaml", hosts, 1, *cards, "a.b=c"))
         assert argv[:5] == ["--worker_num=4", "--local_worker_num=2", "--master_addr=10.0.0.5", "--master_port=8118",
                             "--node_rank=1"]
-        assert "--tail_worker_log=2" in argv and argv[-1] == "a.b=c"
+        assert argv[7:10] == ["--tail_worker_log=2", "--cluster_time_out=3600", "--bind_core=True"]
+        assert argv[-1] == "a.b=c"
 
 
 def test_sampling_starts_on_as_many_cards_as_asked(machine, repository):
@@ -239,4 +242,4 @@ def test_other_devices_need_no_ascend(machine, repository):
     machine.environ.update(DEVICE="CPU", MASTER_PORT="9000")
     unready(machine, "no driver")
     argv = started(machine.run(repository, "run_train_ascend.sh", "c.yaml", 2))
-    assert "--master_port=9000" in argv and argv[-2:] == ["--device", "CPU"]
+    assert "--master_port=9000" in argv and argv[-2:] == ["--device", "CPU"] and "--bind_core=True" not in argv
