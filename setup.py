@@ -18,7 +18,7 @@ EXTRAS = {
 setup(
     name="palette_ms",
     version="0.1.0",
-    description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs, GPU and CPU",
+    description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs and CPUs",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["palette_ms", "palette_ms.*"]),

@@ -207,7 +207,7 @@ class Trainer:
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
         with closing(batches), _interrupts() as signals, log:
-            log.say("the first step is compiled, which takes from seconds to a minute ...")
+            log.say("the first step is compiled, which takes from seconds to minutes ...")
             done = self.step >= training.steps
             while not done:
                 for _ in range(training.accumulation):
