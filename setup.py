@@ -3,9 +3,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
-    # What CANN's own Python parts import and do not bring with them, by its installation guide.
-    "ascend": ["absl-py", "attrs", "cffi>=1.12.3", "cython", "decorator>=4.4", "pathlib2", "protobuf>=3.20,<4",
-               "psutil", "requests", "sympy>=1.5.1"],
+    # What CANN's own Python parts import and do not bring with them, by its installation guide; but for protobuf, of
+    # which that has 3.20 and MindSpore 2.10 wants 7.34 or later.
+    "ascend": ["absl-py", "attrs", "cffi>=1.12.3", "cython", "decorator>=4.4", "pathlib2", "psutil", "requests",
+               "sympy>=1.5.1"],
     "benchmarks": ["matplotlib", "scikit-image"],
     "modelarts": ["huaweicloudsdkmodelarts"],
     "onnx": ["onnxruntime"],
