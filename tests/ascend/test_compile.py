@@ -20,7 +20,8 @@ def stand_ins(tmp_path_factory):
 @pytest.mark.parametrize("graph, config, ranks, most, switches", [
     ("train", "palette_62m", 1, 1850, "training.precision=float32"),
     ("train", "palette_62m", 1, 2150, "training.precision=float16"),
-    ("train", "palette_paper", 8, 4600, "training.precision=bfloat16 training.accumulation=2 training.recompute=1"),
+    ("train", "palette_62m", 8, 5750, "training.precision=bfloat16 training.accumulation=2 training.recompute=1 "
+                                      "training.shard_optimizer=true"),
     ("sample", "palette_62m", 1, 570, "training.precision=float16 sampling.guidance=2 sampling.dynamic_threshold=0.9"),
     ("sample", "palette_62m", 1, 760, "training.precision=bfloat16 sampling.reuse=2"),
 ])
