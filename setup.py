@@ -3,6 +3,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 EXTRAS = {
+    # What CANN's own Python parts import and do not bring with them, by its installation guide; but for protobuf, of
+    # which that has 3.20 and MindSpore 2.10 wants 7.34 or later.
+    "ascend": ["absl-py", "attrs", "cffi>=1.12.3", "cython", "decorator>=4.4", "pathlib2", "psutil", "requests",
+               "sympy>=1.5.1"],
     "benchmarks": ["matplotlib", "scikit-image"],
     "modelarts": ["huaweicloudsdkmodelarts"],
     "onnx": ["onnxruntime"],
@@ -16,7 +20,7 @@ EXTRAS = {
 setup(
     name="palette_ms",
     version="0.1.0",
-    description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs, GPU and CPU",
+    description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs and CPUs",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["palette_ms", "palette_ms.*"]),

@@ -85,7 +85,7 @@ class TrainingConfig:
     # Blocks of so many levels, from the finest, are computed again in the backward pass rather than kept in memory.
     recompute: int = 0
     shard_optimizer: bool = False  # each rank keeps Adam's moments of its share of the weights
-    jit_level: Optional[Literal["O0", "O1", "O2"]] = None  # of MindSpore's compiler; None: its own choice
+    jit_level: Optional[Literal["O0", "O1", "O2"]] = None  # of MindSpore's compiler; O2: of old configs
     seed: int = 0
     init_from: Optional[str] = None  # a checkpoint whose weights to start from
     log_every: int = 50

@@ -20,11 +20,15 @@ import json  # noqa: E402
 import logging  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
+from contextlib import suppress  # noqa: E402
 
 from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
 RUNTIMES = ("auto", "mindspore", "onnx")
+# Chips of before the Atlas A2 series, by the names that CANN gives them.
+_BEFORE_A2 = re.compile(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))")
+_FEW_CORES = 12  # below these, MindSpore launches kernels from a single thread: 0.18 of the cores, rounded down
 _ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protocol buffer, which holds less than 2 GiB
 
 _rank, _ranks, _met = 0, 1, False
@@ -37,16 +41,40 @@ def device():
     return ms.get_context("device_target")
 
 
-def has_fused_attention():
-    """Whether the device has MindSpore's fused attention: Ascend from the Atlas A2 series on.
-
-    The cards before it are told by their chips' names. Neither they nor later ones were at hand.
-    """
+def card():
+    """The name of the Ascend card's chip, such as Ascend910B2."""
     import mindspore as ms
 
-    if device() != "Ascend":
-        return False
-    return not re.fullmatch(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))", ms.hal.get_device_name(0, "Ascend"))
+    if simulated():
+        return "a simulated card"
+    return ms.hal.get_device_name(0, "Ascend")  # of what MindSpore means to end in ms.hal, the one without a successor
+
+
+def before_a2():
+    """Whether the device is an Ascend card of before the Atlas A2 series. Neither such cards nor later were at hand."""
+    return device() == "Ascend" and _BEFORE_A2.fullmatch(card()) is not None
+
+
+def simulated():
+    """Whether MindSpore compiles for Ascend cards that are not there (tests/ascend), and launches nothing."""
+    return "MS_SIMULATION_LEVEL" in os.environ
+
+
+def has_fused_attention():
+    """Whether the device has MindSpore's fused attention: Ascend from the Atlas A2 series on."""
+    return device() == "Ascend" and not before_a2()
+
+
+def precision_obstacle(precision):
+    """Why the device cannot train in a precision ("float32", "float16" or "bfloat16"), or None."""
+    if precision == "bfloat16" and device() == "CPU":
+        return "MindSpore has no bfloat16 on CPU"
+    if precision == "bfloat16" and before_a2():
+        return f"{card()} has no bfloat16: cards have it from the Atlas A2 series on"
+    if precision == "float16" and before_a2():
+        return (f"{card()} puts the largest number in the place of infinity, so that the loss scale of float16 would "
+                "not see an overflow: cards tell it from the Atlas A2 series on")
+    return None
 
 
 def onnx_obstacle(num_bytes):
@@ -81,15 +109,16 @@ def takes_onnx(wanted, num_bytes):
 def _available(name):
     import mindspore as ms
 
+    context = ms.device_context.ascend if name == "Ascend" else ms.device_context.gpu
     # GLOG_v silences this only where palette_ms was imported before MindSpore.
     logging.disable(logging.WARNING)
     try:
-        return ms.hal.is_available(name) and ms.hal.device_count(name) > 0
+        return context.is_available() and (simulated() or context.device_count() > 0)
     finally:
         logging.disable(logging.NOTSET)
 
 
-def setup(wanted="auto", seed=None):
+def setup(wanted="auto", seed=None, repeatable=False):
     """Choose the device, switch to graph mode and say in one line on stderr which device it is and why.
 
     Where msrun started this process, the other ranks are met here.
@@ -97,6 +126,8 @@ def setup(wanted="auto", seed=None):
     Args:
         wanted: "auto" (Ascend, then GPU, then CPU), or one of `DEVICES` in any case.
         seed: seeds MindSpore's own generators (weights' initial values) where given.
+        repeatable: computing the same again is to give the same to the last bit, on Ascend too, where that may take
+            slower kernels. It counts from the process's first call that asks for it.
 
     Returns: the device's name.
 
@@ -124,6 +155,8 @@ def setup(wanted="auto", seed=None):
         if running_on != name:
             raise UserError(f"this process already computes on {running_on}; {name} needs a new one") from None
     ms.set_context(mode=ms.GRAPH_MODE)
+    if name == "Ascend":
+        _prepare_ascend(repeatable)
     _meet()
     if seed is not None:
         ms.set_seed(seed)
@@ -132,9 +165,30 @@ def setup(wanted="auto", seed=None):
     return name
 
 
+def _prepare_ascend(repeatable):
+    """What must be set before the first graph is compiled and before ranks meet.
+
+    MindSpore takes each of it once a process; where the user has set it, or an earlier `setup`, that holds.
+    """
+    import mindspore as ms
+
+    precision = ms.device_context.ascend.op_precision
+    calls = [(precision.conv_allow_hf32, False), (precision.matmul_allow_hf32, False)]  # float32 is to be float32
+    if len(os.sched_getaffinity(0)) < _FEW_CORES:
+        # By a single thread, MindSpore 2.10 runs no graph with a branch, which a training step has.
+        calls.append((ms.runtime.dispatch_threads_num, 2))
+    if repeatable:
+        calls.append((ms.set_deterministic, True))
+    for call, value in calls:
+        with suppress(RuntimeError):
+            call(value)
+    if before_a2():
+        print(f"warning: {card()} is of before the Atlas A2 series: such cards are not supported", file=sys.stderr)
+
+
 def started_by_msrun():
     """Whether this process is one of several ranks, which meet in `setup`."""
-    return "MS_ROLE" in os.environ
+    return "MS_ROLE" in os.environ or (simulated() and os.environ.get("RANK_SIZE", "1") != "1")
 
 
 def _meet():

@@ -18,7 +18,7 @@ def main():
     add_import(parser)
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
-    runtime.setup(args.device, seed=config.training.seed)
+    runtime.setup(args.device, seed=config.training.seed, repeatable=True)
     from palette_ms.training.loop import train
 
     print(train(config, args.resume))

@@ -26,5 +26,5 @@ fi
 IFS=, read -r -a addresses <<<"$hosts"
 [[ $index =~ ^[0-9]+$ ]] && [ "$index" -lt ${#addresses[@]} ] ||
     usage "INDEX must be from 0 to $((${#addresses[@]} - 1)) for ${#addresses[@]} hosts, not '$index'"
-check_machine "$cards"
+check_machine "$cards" --config "$config" "$@"
 start "$cards" ${#addresses[@]} "$index" "${addresses[0]}" palette_ms.train --config "$config" --device "$DEVICE" "$@"

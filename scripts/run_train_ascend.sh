@@ -13,5 +13,5 @@ if [ $# -ge 1 ] && [[ $1 != *=* && $1 != -* ]]; then
     cards=$1
     shift
 fi
-check_machine "$cards"
+check_machine "$cards" --config "$config" "$@"
 start "$cards" 1 0 127.0.0.1 palette_ms.train --config "$config" --device "$DEVICE" "$@"

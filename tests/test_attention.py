@@ -261,6 +261,10 @@ def test_cards_with_the_operator(target, name, has, monkeypatch):
     monkeypatch.setattr(runtime, "device", lambda: target)
     monkeypatch.setattr(ms.hal, "get_device_name", lambda device_id, device_target: name)
     assert runtime.has_fused_attention() == has
+    for precision, obstacle in (("float32", None), ("float16", "an overflow"), ("bfloat16", "no bfloat16")):
+        said = runtime.precision_obstacle(precision)
+        if target == "Ascend":
+            assert (said is None) if has or obstacle is None else obstacle in said and name in said
 
 
 # Mistakes

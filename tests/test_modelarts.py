@@ -75,7 +75,8 @@ class Platform:
 
     def environ(self, host=0, **variables):
         (self.folder / f"host{host}").mkdir(exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MA_", "VC_", "RANK_"))}
+        kept = {name: value for name, value in os.environ.items()
+                if not name.startswith(("MA_", "VC_", "RANK_", "HCCL_"))}
         return {**kept, "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "FAKE_OBS": str(self.obs),
                 "PYTHONPATH": str(self.folder / "lib"), "NOTE": str(self.folder / f"note{host}"),
                 "MA_JOB_DIR": str(self.folder / f"host{host}"), **variables}
@@ -110,7 +111,7 @@ def moxing(platform, monkeypatch):
 
 def test_one_host_trains_on_all_its_cards_with_data_from_obs(platform, repository):
     done = platform.boot("--data_url", "obs://bucket/photos/", "--train_url=obs://bucket/run", "--training.steps", "6",
-                         "data.min_scale=0.5", "--training.log_every=2", "--num_gpus=8", MA_NUM_HOSTS="1",
+                         "data.min_scale=0.5", "--overrides=training.log_every=2", "--num_gpus=8", MA_NUM_HOSTS="1",
                          MA_NUM_GPUS="8", VC_TASK_INDEX="0", VC_WORKER_HOSTS="job-worker-0.job", ASCEND_DEVICE_ID="0",
                          ACT="(output / 'model.safetensors').write_text('weights')")
     assert done.returncode == 0, done.stderr
@@ -120,9 +121,9 @@ def test_one_host_trains_on_all_its_cards_with_data_from_obs(platform, repositor
     assert re.fullmatch(rf"--log_dir={output}/logs/host0_\d{{8}}_\d{{6}}", log_dir)
     assert [word for word in argv if word != log_dir] == [
         "--worker_num=8", "--local_worker_num=8", "--master_addr=127.0.0.1", "--master_port=8118", "--node_rank=0",
-        "--join=True", "--tail_worker_log=0", "python3", "-m", "palette_ms.train",
+        "--join=True", "--tail_worker_log=0", "--bind_core=True", "python3", "-m", "palette_ms.train",
         "--config", f"{repository}/configs/quickstart.yaml", "--resume", "auto", "--device", "Ascend",
-        f"data.path={photos}", "training.steps=6", "data.min_scale=0.5", "training.log_every=2",
+        f"data.path={photos}", "training.log_every=2", "training.steps=6", "data.min_scale=0.5",
         f"training.output={output}"]
     assert (photos / "one.png").is_file()
     assert platform.stored("run") == {"model.safetensors"}
@@ -145,7 +146,8 @@ def test_two_hosts_meet_at_the_first_and_only_it_sends_results(platform):
         started = platform.started(host)
         assert started["argv"][:5] == ["--worker_num=8", "--local_worker_num=4", "--master_addr=localhost",
                                        "--master_port=8118", f"--node_rank={host}"]
-        assert f"--tail_worker_log={4 * host}" in started["argv"]
+        assert started["argv"][7:10] == [f"--tail_worker_log={4 * host}", "--cluster_time_out=3600", "--bind_core=True"]
+        assert started["environ"]["HCCL_CONNECT_TIMEOUT"] == "3600"
         assert not {"RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE"} & started["environ"].keys()
     names = {re.sub(r"_\d{8}_\d{6}", "", name) for name in platform.stored("run")}
     assert names == {"state_0.safetensors", "logs/host0/worker_0.log", "logs/host1/worker_1.log"}
@@ -215,6 +217,14 @@ def test_a_mistake_ends_the_job_before_it_trains(platform, arguments, message):
 
 def test_where_the_platform_runs_the_boot_file_once_a_card_the_first_does_all(platform):
     assert platform.boot("--data_url=obs://bucket/photos", ASCEND_DEVICE_ID="3").returncode == 0
+    assert not (platform.folder / "note0").exists()
+
+
+@pytest.mark.parametrize("variables", [{"MA_RUN_METHOD": "torchrun"}, {"MS_ROLE": "MS_WORKER"}])
+def test_where_the_platform_starts_ranks_by_itself_it_is_told_not_to(platform, variables):
+    done = platform.boot("--data_url=obs://bucket/photos", **variables)
+    assert done.returncode == 2 and re.search("^error: the platform was told to start this file by (torchrun|msrun)",
+                                              done.stderr)
     assert not (platform.folder / "note0").exists()
 
 
@@ -354,7 +364,7 @@ def test_a_host_whose_name_is_not_known_yet_is_waited_for(monkeypatch):
 
 
 def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):
-    commands, found, version = [], {"mindspore", *boot._MODULES}, "2.8.0"
+    commands, found, version = [], {"mindspore", *boot._PACKAGES}, "2.7.0rc1"
     monkeypatch.setattr(boot.importlib.util, "find_spec", lambda name: name if name in found else None)
     monkeypatch.setattr(boot.importlib.metadata, "version", lambda name: version)
     monkeypatch.setattr(boot.subprocess, "run", lambda command: commands.append(command) or Done())
@@ -366,7 +376,10 @@ def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):
     assert not commands
     found.remove("safetensors")
     boot.install_requirements()
-    assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", str(boot.CODE)]]
+    # Without the project, for whose sake pip would replace a MindSpore 2.7.0rc1.
+    assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", "numpy<2", "safetensors>=0.4"]]
+    wanted = (boot.CODE / "setup.py").read_text()
+    assert all(f'"{package}"' in wanted for package in ("numpy<2", *boot._PACKAGES.values()))
     Done.returncode = 1
     with pytest.raises(UserError, match="pip could not install safetensors"):
         boot.install_requirements()
@@ -537,7 +550,7 @@ def test_a_job_is_submitted_and_followed_to_its_end(repository, tmp_path, api):
         "engine": {"engine_name": "Ascend-Powered-Engine", "engine_version": "mindspore"},
         "parameters": [{"name": name, "value": value} for name, value in (
             ("config", "configs/quickstart.yaml"), ("data_url", "obs://bucket/photos"),
-            ("train_url", "obs://bucket/run"), ("training.steps", "9"))]}
+            ("train_url", "obs://bucket/run"), ("overrides", "training.steps=9"))]}
     assert body["spec"] == {"resource": {"flavor_id": "ascend.8", "node_count": 2}}
     assert body["metadata"] == {"name": "test-job", "annotations": {"fault-tolerance/job-retry-num": "2"}}
     assert done.stdout == "step 1 é\nstep 2\n"
@@ -547,7 +560,29 @@ def test_a_job_is_submitted_and_followed_to_its_end(repository, tmp_path, api):
     assert "the-secret" not in sent and "the-secret" not in done.stdout + done.stderr
 
 
+AWKWARD = ["training.steps=9", "training.init_from=obs://bucket/a model, and more.safetensors", "data.path=a'b$c"]
+
+
+def test_the_request_keeps_the_documented_rules(repository, tmp_path):
+    """Those of ModelArts' API reference, "Creating a training job", and of its console's help on hyperparameters."""
+    for job in (JOB, {**JOB, "engine": None, "image": "mine/image:1", "hours": 5, "logs": "obs://bucket/logs"}):
+        done = submit(repository, tmp_path, {**job, "overrides": AWKWARD}, "--dry-run")
+        request = json.loads(done.stdout)
+        metadata, algorithm, spec = request["metadata"], request["algorithm"], request["spec"]
+        assert request["kind"] == "job"
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", metadata["name"])
+        assert re.fullmatch(r"/[^/].*/", algorithm["code_dir"])
+        for parameter in algorithm.get("parameters", ()):
+            assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", parameter["name"]) and isinstance(parameter["value"], str)
+            assert not re.search(r"[\s'\"$`\\;|&<>()]", parameter["value"])  # whatever shell it goes through
+        assert "boot_file" not in algorithm or algorithm["boot_file"].startswith(algorithm["code_dir"])
+        assert ("command" in algorithm) == ("image_url" in algorithm["engine"]) != ("boot_file" in algorithm)
+        assert spec["resource"]["node_count"] >= 1 and spec["resource"]["flavor_id"]
+        assert spec.get("auto_stop", {}).get("time_unit", "HOURS") == "HOURS"
+
+
 def test_what_the_job_passes_is_what_the_boot_file_takes(repository, tmp_path):
+    assert boot.split_overrides(boot.join_overrides(AWKWARD)) == AWKWARD
     done = submit(repository, tmp_path, JOB, "--dry-run")
     parameters = json.loads(done.stdout)["algorithm"]["parameters"]
     for argv in ([word for p in parameters for word in (f"--{p['name']}", p["value"])],
@@ -608,6 +643,7 @@ def test_a_refused_job_and_a_silent_server_are_told_in_one_line(repository, tmp_
     ({"engine": None}, "either engine or image"),
     ({"endpoint": None, "region": "cn-north-44"}, "no region cn-north-44; did you mean cn-north-4"),
     ({"hosts": 0}, "hosts must be at least 1"),
+    ({"name": "my job"}, "name must be of up to 64 letters, digits, - and _, not 'my job'"),
     ({"overrides": ["training.stepz=9"]}, "unknown key training.stepz; did you mean steps"),
 ])
 def test_a_mistake_in_the_jobs_yaml_is_told_before_anything_is_sent(repository, tmp_path, change, message):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -413,6 +414,36 @@ def test_devices_are_chosen_and_missed_in_one_line(capsys):
     for device, message in (("Ascend", "Ascend was asked for"), ("tpu", "unknown device 'tpu'")):
         with pytest.raises(UserError, match=message):
             runtime.setup(device)
+
+
+@pytest.mark.parametrize("name, cores, repeatable", [("Ascend910B2", 192, False), ("Ascend910A", 8, True)])
+def test_what_a_card_needs_is_set_before_ranks_meet(name, cores, repeatable, monkeypatch, capsys):
+    calls = []
+
+    def note(called):
+        def call(value):
+            calls.append((called, value))
+            raise RuntimeError("can not be set repeatedly")  # as by MindSpore from the second time on
+        return call
+
+    monkeypatch.setattr(runtime, "_available", lambda name: name == "Ascend")
+    monkeypatch.setattr(runtime, "device", lambda: "Ascend")
+    monkeypatch.setattr(runtime, "card", lambda: name)
+    monkeypatch.setattr(runtime, "_meet", lambda: calls.append("meet"))
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda process: range(cores))
+    precision = ms.device_context.ascend.op_precision
+    for module, called in ((precision, "conv_allow_hf32"), (precision, "matmul_allow_hf32"), (ms, "set_deterministic"),
+                           (ms.runtime, "dispatch_threads_num")):
+        monkeypatch.setattr(module, called, note(called))
+    monkeypatch.setattr(ms, "set_device", lambda name: None)
+    assert runtime.setup("auto", repeatable=repeatable) == "Ascend"
+    told = capsys.readouterr().err
+    exact = [("conv_allow_hf32", False), ("matmul_allow_hf32", False)]
+    if repeatable:
+        assert calls == [*exact, ("dispatch_threads_num", 2), ("set_deterministic", True), "meet"]
+        assert "warning: Ascend910A is of before the Atlas A2 series" in told
+    else:
+        assert calls == [*exact, "meet"] and told == "device: Ascend (auto: found)\n"
 
 
 # The commands

@@ -359,6 +359,11 @@ def test_bfloat16_on_a_cpu_is_refused(photos, tmp_path):
         loop.Trainer(tiny_config(photos, tmp_path, precision="bfloat16"))
 
 
+def test_a_level_of_the_compiler_that_mindspore_gives_up_is_refused(photos, tmp_path):
+    with pytest.raises(UserError, match="jit_level O2 .* take O1"):
+        loop.Trainer(tiny_config(photos, tmp_path, jit_level="O2"))
+
+
 def test_recomputation_and_the_compilers_level_reach_what_they_are_for(photos, tmp_path):
     trainer = loop.Trainer(tiny_config(photos, tmp_path, recompute=1, jit_level="O1"))
     assert trainer.unet.down[0].residual.get_scope().startswith("recompute_")

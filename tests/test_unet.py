@@ -41,11 +41,11 @@ def test_time_embedding_is_a_perceptron_of_sinusoids():
     np.testing.assert_allclose(cell(Tensor(gamma)).asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("by_matmul", [True, False])
+@pytest.mark.parametrize("on_cpu, on_npu", [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("channels, groups", [(64, 32), (48, 32), (8, 2)])
-def test_group_norm_normalises_each_group_then_scales_and_shifts(channels, groups, by_matmul):
+def test_group_norm_normalises_each_group_then_scales_and_shifts(channels, groups, on_cpu, on_npu):
     cell = randomize(GroupNorm(channels, groups))
-    cell.mean_by_matmul = by_matmul
+    cell.on_cpu, cell.on_npu = on_cpu, on_npu
     x, scale, shift = 3 + normal(2, channels, 6, 4), normal(2, channels, seed=1), normal(2, channels, seed=2)
     groups = x.astype(np.float64).reshape(2, np.gcd(groups, channels), -1)
     y = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 1e-5)
@@ -191,6 +191,18 @@ def test_gradients_equal_finite_differences():
         for parameter, value in zip(parameters, values):
             parameter.set_data(Tensor(value))
         assert (ends[0] - ends[1]) / 2e-2 == pytest.approx(slope, rel=5e-3, abs=5e-3)
+
+
+def test_the_operators_for_an_npu_give_what_those_for_a_cpu_give():
+    unet = randomize(UNet(**TINY), scale=0.2)
+    x, gamma = Tensor(normal(2, 6, 8, 8)), Tensor(np.array([0.2, 0.9], np.float32))
+    expected = unet(x, gamma).asnumpy()
+    for on_npu in (False, True):
+        npu = UNet(**TINY)
+        for _, cell in npu.cells_and_names():
+            cell.on_cpu, cell.on_npu = False, on_npu
+        ms.load_param_into_net(npu, {p.name: p for p in unet.get_parameters()})
+        np.testing.assert_allclose(npu(x, gamma).asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_stays_near_float32():

@@ -138,7 +138,7 @@ class Update(nn.Cell):
         output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask and known
         (y_0): see `Sampler.__call__`. rank (N, 1): place of the dynamic threshold among a picture's values.
         """
-        row = ops.unstack(row)  # at once: indexing a Tensor takes long to compile
+        row = ops.unbind(row)  # at once: indexing a Tensor takes long to compile
         if self.learned:
             output, place = ops.chunk(output, 2, 1)
             place = (place + 1) / 2
@@ -161,7 +161,7 @@ class Update(nn.Cell):
         """ŷ₀ clipped or thresholded."""
         if self.dynamic:
             sizes = ops.where(mask > 0, ops.abs(y_0), -ops.ones_like(y_0)).reshape((y_0.shape[0], -1))
-            largest = ops.gather_elements(ops.sort(sizes, 1)[0], 1, rank).reshape((-1, 1, 1, 1))
+            largest = ops.gather_elements(ops.topk(sizes, sizes.shape[1])[0], 1, rank).reshape((-1, 1, 1, 1))
             largest = ops.maximum(largest, ops.ones_like(largest))
             return ops.minimum(ops.maximum(y_0, -largest), largest) / largest
         return ops.clamp(y_0, -1, 1) if self.clip else y_0
@@ -301,10 +301,11 @@ class Sampler:
         return state[0]
 
     def _rank(self, mask, shape):
-        """Where the dynamic threshold stands among a picture's values, the known pixels' sorted first: (N, 1)."""
-        total = np.prod(shape[1:])
-        hole = np.full((shape[0], 1), total) if mask is None else shape[1] * (np.asarray(mask) > 0).sum((2, 3))
-        return total - hole + np.floor((self.share or 0) * np.maximum(hole - 1, 0))
+        """Where the dynamic threshold stands among a picture's values, the largest first, known pixels last: (N, 1)."""
+        hole = (np.full((shape[0], 1), np.prod(shape[1:])) if mask is None
+                else shape[1] * (np.asarray(mask) > 0).sum((2, 3)))
+        last = np.maximum(hole - 1, 0)
+        return last - np.floor((self.share or 0) * last)
 
 
 class WholeChain(nn.Cell):

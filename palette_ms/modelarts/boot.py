@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from palette_ms import launch
 from palette_ms.errors import UserError
@@ -29,9 +30,16 @@ SEND_SECONDS = 20  # between looks for new files to send
 _LAST_TRIES = 3  # to send what is left, after the training's end
 _NAME_SECONDS = 600  # for the first host to be known by its name
 _PORT = 8118
-_MODULES = ("cv2", "PIL", "safetensors", "scipy", "tqdm", "yaml")
-# The platform sets these for a program that runs once a card; msrun sets its own.
-_SET_BY_MSRUN = ("RANK_TABLE_FILE", "RANK_ID", "RANK_SIZE", "DEVICE_ID", "ASCEND_DEVICE_ID")
+# What training imports beside MindSpore, and which package brings it (see setup.py).
+_PACKAGES = {"cv2": "opencv-python-headless<4.12", "PIL": "pillow>=9.1", "safetensors": "safetensors>=0.4",
+             "scipy": "scipy", "tqdm": "tqdm", "yaml": "pyyaml"}
+# The platform sets these for a program that runs once a card. msrun sets its own, and with the table its ranks would
+# meet by that.
+_SET_BY_MSRUN = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "RANK_ID", "RANK_SIZE", "DEVICE_ID",
+                 "ASCEND_DEVICE_ID")
+# Seconds for which hosts wait for each other where there are several: one may fetch its data for longer than another.
+# HCCL takes 120 to 7200.
+_MEETING_SECONDS = 3600
 
 
 class Cluster(NamedTuple):
@@ -98,8 +106,8 @@ def _from_rank_table(path, environ):
 def parse(argv):
     """The boot file's arguments: (named ones, overrides of the training config).
 
-    An override is `section.key=value`, with or without `--`, or `--section.key value`, which is how the platform
-    passes a job's parameters.
+    The platform takes no parameter with a dot in its name, so that all overrides are in one, see `join_overrides`. By
+    hand an override may also be `section.key=value`, with or without `--`, or `--section.key value`.
     """
     parser = argparse.ArgumentParser(prog="scripts/modelarts/train.py", description=__doc__.partition("\n")[0],
                                      allow_abbrev=False)
@@ -107,10 +115,12 @@ def parse(argv):
     parser.add_argument("--data_url", help="what replaces data.path; data.path and data.validation, where given too, "
                                            "are looked for in it")
     parser.add_argument("--train_url", help="what replaces training.output; a training state there is gone on from")
+    parser.add_argument("--overrides", default="", help="of the config: section.key=value, with commas between; a "
+                                                        "comma within a value is %%2C, a blank %%20")
     parser.add_argument("--work_dir", type=Path, help="local folder for copies (default: in /cache or MA_JOB_DIR)")
     parser.add_argument("--device", default="Ascend", help="Ascend (default), GPU or CPU")
     named, rest = parser.parse_known_args(argv)
-    overrides = []
+    overrides = split_overrides(named.overrides)
     while rest:
         word = rest.pop(0)
         name = word[2:] if word.startswith("--") else word
@@ -121,6 +131,16 @@ def parse(argv):
         else:
             _say(f"ignored: {word}, which is no argument of ours")
     return named, overrides
+
+
+def join_overrides(overrides):
+    """Overrides as one word that no shell changes: commas between them, and within them %XX for what is not plain."""
+    return ",".join(quote(override, safe="=/:.-_") for override in overrides)
+
+
+def split_overrides(text):
+    """The reverse of `join_overrides`."""
+    return [unquote(part) for part in text.split(",") if part]
 
 
 def place(overrides, data, output, folder):
@@ -145,33 +165,40 @@ def place(overrides, data, output, folder):
     return [f"{key}={value}" for key, value in placed.items()]
 
 
-def msrun_command(cluster, logs, arguments):
+def msrun_command(cluster, logs, arguments, options=()):
     """The command line that trains over a cluster, one process a card. Raises UserError where there is no msrun.
 
     Args:
         cluster: `Cluster`.
         logs: folder for the processes' output; that of this host's first card is shown too.
         arguments: of `python -m palette_ms.train`.
+        options: of msrun, beside those for the cluster.
     """
+    if cluster.hosts > 1:
+        options = [f"--cluster_time_out={_MEETING_SECONDS}", *options]
     beside = os.path.dirname(sys.executable)
     msrun = shutil.which("msrun") or shutil.which("msrun", path=beside)
     if msrun is None:
         raise UserError("msrun was not found: it comes with MindSpore, which this image seems not to have")
     return [msrun, f"--worker_num={cluster.hosts * cluster.cards}", f"--local_worker_num={cluster.cards}",
             f"--master_addr={cluster.master}", f"--master_port={_PORT}", f"--node_rank={cluster.index}",
-            f"--log_dir={logs}", "--join=True", f"--tail_worker_log={cluster.index * cluster.cards}",
+            f"--log_dir={logs}", "--join=True", f"--tail_worker_log={cluster.index * cluster.cards}", *options,
             "python3", "-m", "palette_ms.train", *arguments]
 
 
 def worker_environment(environ):
     """The environment for msrun: this project and this Python first, without what msrun sets itself."""
     kept = {name: value for name, value in environ.items() if name not in _SET_BY_MSRUN}
+    kept.setdefault("HCCL_CONNECT_TIMEOUT", str(_MEETING_SECONDS))
     before = {"PYTHONPATH": str(CODE), "PATH": os.path.dirname(sys.executable)}
     return {**kept, **{name: os.pathsep.join(filter(None, (first, kept.get(name)))) for name, first in before.items()}}
 
 
 def install_requirements():
     """Install with pip what training needs beside MindSpore, where something is missing.
+
+    The packages alone, not this project: to pip, an image's MindSpore 2.7.0rc1 is older than the 2.7 that it asks for,
+    and would be replaced.
 
     Raises:
         UserError: no MindSpore or one that is too old, or pip failed.
@@ -183,10 +210,10 @@ def install_requirements():
         # pip would replace it by one that may not fit the image's CANN.
         if not (2, 7) <= tuple(map(int, re.findall(r"\d+", version)[:2])) < (2, 11):
             raise UserError(f"this image has MindSpore {version}: choose an engine or an image with 2.7 to 2.10")
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         _say(f"installing what is missing ({', '.join(missing)}) ...")
-        if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(CODE)]).returncode:
+        if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "numpy<2", *missing]).returncode:
             raise UserError(f"pip could not install {', '.join(missing)}; see its message above")
 
 
@@ -236,6 +263,10 @@ def _send(mirror):
 
 def main():
     """The boot file. Ends with the training's exit status."""
+    method = os.environ.get("MA_RUN_METHOD") or ("msrun" if "MS_ROLE" in os.environ else None)
+    if method:
+        raise UserError(f"the platform was told to start this file by {method} (MA_RUN_METHOD): take that variable out "
+                        "of the job, since the boot file fetches the data first and starts msrun itself")
     # Ascend-Powered-Engine runs the boot file once for each card; msrun sees to the cards itself.
     if os.environ.get("ASCEND_DEVICE_ID", "0") != "0":
         return
@@ -265,7 +296,8 @@ def main():
     arguments = ["--config", str(config), "--resume", "auto", "--device", named.device,
                  *place(overrides, data, output, work / "inputs")]
     logs = (output or work) / logs
-    command = msrun_command(cluster, logs, arguments)
+    options = ["--bind_core=True"] if named.device == "Ascend" else []
+    command = msrun_command(cluster, logs, arguments, options)
     _say("starting: " + " ".join(command))
     sys.exit(run(command, worker_environment(os.environ), work, logs, mirror))
 

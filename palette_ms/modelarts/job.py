@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Optional, Tuple
 
 from palette_ms.config import from_dict, load_config, read_yaml
 from palette_ms.errors import UserError, did_you_mean
+from palette_ms.modelarts.boot import join_overrides
 
 BOOT_FILE = "scripts/modelarts/train.py"
 _ENDED = ("Completed", "Failed", "Abnormal", "Terminated")
@@ -57,6 +59,8 @@ def load_job(path):
         value = getattr(job, key)
         if value is not None and not value.startswith("obs://"):
             raise UserError(f"{path}: {key} must be a path in OBS, obs://bucket/…, not {value}")
+    if not re.fullmatch(r"[\w-]{1,64}", job.name, re.ASCII):
+        raise UserError(f"{path}: name must be of up to 64 letters, digits, - and _, not {job.name!r}")
     for first, second in (("region", "endpoint"), ("engine", "image")):
         if (getattr(job, first) is None) == (getattr(job, second) is None):
             raise UserError(f"{path}: give either {first} or {second}")
@@ -81,8 +85,9 @@ def create_request(job):
     """The SDK's request for a `JobConfig`."""
     v1 = sdk()
     code = "/" + job.code[len("obs://"):].strip("/") + "/"  # the API names buckets so
-    parameters = [("config", job.config), ("data_url", job.data), ("train_url", job.output),
-                  *(override.partition("=")[::2] for override in job.overrides)]
+    parameters = [("config", job.config), ("data_url", job.data), ("train_url", job.output)]
+    if job.overrides:  # in one, since a parameter's name has no dot
+        parameters.append(("overrides", join_overrides(job.overrides)))
     if job.image:
         # A custom image starts with a command of one's own; the code lies in MA_JOB_DIR, under its folder's name.
         words = [word for name, value in parameters for word in (f"--{name}", value)]

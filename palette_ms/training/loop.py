@@ -51,8 +51,11 @@ class Trainer:
 
     def __init__(self, config):
         training, diffusion = config.training, config.diffusion
-        if training.precision == "bfloat16" and runtime.device() == "CPU":
-            raise UserError("MindSpore has no bfloat16 on CPU: training.precision must be float32 or float16")
+        obstacle = runtime.precision_obstacle(training.precision)
+        if obstacle:
+            raise UserError(f"{obstacle}. Choose another training.precision than {training.precision}")
+        if training.jit_level == "O2":
+            raise UserError("training.jit_level O2 is about to leave MindSpore: take O1, or leave it out")
         self.makes_pictures = not config.tasks[0].has_source
         if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range"
                 or (self.makes_pictures and config.model.num_classes is not None)):
@@ -213,7 +216,7 @@ class Trainer:
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
         with closing(batches), _interrupts() as signals, log:
-            log.say("the first step is compiled, which takes from seconds to a minute ...")
+            log.say("the first step is compiled, which takes from seconds to minutes ...")
             done = self.step >= training.steps
             while not done:
                 for _ in range(training.accumulation):

@@ -93,10 +93,11 @@ class TrainStep(nn.TrainOneStepCell):
         # One norm serves clipping and the check for overflow: it is finite just where all gradients are.
         norm = ops.sqrt(ops.addn(self.map(ops.partial(_sum_of_squares, self.on_cpu), grads))) / scale
         finite = ops.isfinite(norm)
+        # Before the branch: on Ascend, what is read in it and assigned after it does not compile.
+        factor = 1 / scale
+        if self.max_grad_norm > 0:
+            factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), ops.ones_like(norm))
         if finite:
-            factor = 1 / scale
-            if self.max_grad_norm > 0:
-                factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), ops.ones_like(norm))
             done = self.optimizer(self.map(ops.partial(_times, factor), grads))
             done = ops.depend(self.update_ema(), done)
             norm = ops.depend(norm, done)

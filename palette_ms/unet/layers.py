@@ -16,8 +16,12 @@ DROPOUT_MODULUS = 4093
 class Swish(nn.Cell):
     """x · sigmoid(x), any shape (Ramachandran et al. 2017, arXiv 1710.05941)."""
 
+    def __init__(self):
+        super().__init__()
+        self.on_npu = runtime.device() == "Ascend"
+
     def construct(self, x):
-        return x * ops.sigmoid(x)
+        return ops.silu(x) if self.on_npu else x * ops.sigmoid(x)
 
 
 class TimeEmbedding(nn.Cell):
@@ -76,7 +80,7 @@ class GroupNorm(nn.Cell):
         self.eps = eps
         self.weight = Parameter(np.ones(channels, np.float32))
         self.bias = Parameter(np.zeros(channels, np.float32))
-        self.on_cpu = runtime.device() == "CPU"
+        self.on_cpu, self.on_npu = runtime.device() == "CPU", runtime.device() == "Ascend"
         # As oneDNN has it: with a channel for every group of every picture. Of the moving averages nothing is used.
         self.batch_norm = ops.BatchNorm(is_training=True, epsilon=eps, momentum=0.0)
         # The affine map alone: mean 0 and variance 1 are given. An operator that broadcasts holds 16 bytes for every
@@ -94,12 +98,19 @@ class GroupNorm(nn.Cell):
 
     def construct(self, x, scale=None, shift=None):
         n, c, h, w = x.shape
+        if self.on_npu and scale is None:
+            y = ops.group_norm(ops.cast(x, self.weight.dtype), self.groups, self.weight, self.bias, self.eps)
+            return ops.cast(y, x.dtype)
         rows = ops.cast(x, self.weight.dtype).reshape((n * self.groups, -1))
         weight, bias = self.weight.reshape((1, c)), self.bias.reshape((1, c))
         if scale is not None:
             gain = 1 + ops.cast(scale, weight.dtype)
             weight = weight * gain
             bias = bias * gain + ops.cast(shift, weight.dtype)
+        if self.on_npu:  # a picture for all of them, so that each has an affine map of its own
+            y = ops.group_norm(rows.reshape((1, n * c, h, w)), n * self.groups, weight.reshape((-1,)),
+                               bias.reshape((-1,)), self.eps)
+            return ops.cast(y.reshape((n, c, h, w)), x.dtype)
         y = self.normalised(rows)
         if self.on_cpu:
             zeros = ops.zeros((n * c,), y.dtype)
@@ -288,6 +299,9 @@ class Downsample(nn.Cell):
         if self.on_cpu:  # two rows at a time, by a quarter of the transposed matrix of `Upsample`
             matrix = ops.cast(_halving(w), x.dtype)
             return ops.matmul(x.reshape((n * c * h // 2, 2 * w)), matrix).reshape((n, c, h // 2, w // 2))
+        if x.dtype == mstype.bfloat16:  # of which AvgPool has no gradient on Ascend
+            x = x.reshape((n, c, h // 2, 2, w // 2, 2))
+            return (x[:, :, :, 0, :, 0] + x[:, :, :, 0, :, 1] + x[:, :, :, 1, :, 0] + x[:, :, :, 1, :, 1]) * 0.25
         return self.pool(x)
 
 
@@ -324,9 +338,10 @@ class DownsampleConv(nn.Cell):
         return self.conv(x)
 
 
-def use_cpu_kernels(network, wanted):
-    """Compute by the operators that are fast in MindSpore on a CPU, or by those that every device has (and that can be
-    exported). They are chosen by the device when a Cell is made."""
+def use_device_kernels(network, wanted):
+    """Compute by the operators that are fast in MindSpore on this device, or by those that every device has (and that
+    can be exported). They are chosen by the device when a Cell is made."""
     for _, cell in network.cells_and_names():
-        if hasattr(cell, "on_cpu"):
-            cell.on_cpu = wanted
+        for switch, device in (("on_cpu", "CPU"), ("on_npu", "Ascend")):
+            if hasattr(cell, switch):
+                setattr(cell, switch, wanted and runtime.device() == device)

@@ -15,9 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from palette_ms import runtime
 from palette_ms.errors import UserError
-from palette_ms.unet.layers import use_cpu_kernels
+from palette_ms.unet.layers import use_device_kernels
 
 # Every size of pictures takes a file, and a session in memory, as large as the weights.
 MAX_FILES, MAX_SESSIONS = 8, 2
@@ -139,14 +138,14 @@ def export(cell, inputs, path):
         UserError: MindSpore cannot export it.
     """
     kind = path.suffix[1:].upper()
-    use_cpu_kernels(cell, False)
+    use_device_kernels(cell, False)
     try:
         ms.export(cell, *inputs, file_name=str(path), file_format=kind)
     except RuntimeError as error:
         raise UserError(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
                         f"{str(error).splitlines()[0]}") from None
     finally:
-        use_cpu_kernels(cell, runtime.device() == "CPU")
+        use_device_kernels(cell, True)
 
 
 def _digest(cell, identity):
