@@ -30,7 +30,7 @@ def main():
     add_import(parser)
     for ask, takers in known_asks().items():
         parser.add_argument(f"--{ask.name.replace('_', '-')}", dest=ask.name, type=ask.parse, metavar=ask.metavar,
-                            help=f"for {', '.join(takers)}: {ask.help}")
+                            help=f"for {', '.join(takers)}: {ask.help} ({ask.range()})".replace("%", "%%"))
     parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: {SAMPLER})")
     parser.add_argument("--steps", type=int, help=f"network calls a picture (default: {STEPS}, or those that the model "
                                                   "was distilled to; the paper's chain is --sampler ddpm --steps 1000)")

@@ -192,9 +192,6 @@ class TrainingBatches:
             raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
                             f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
                             "with the columns source and target, or such pairs packed")
-        if "mask" in source.columns and data.channels.source != data.channels.target:
-            raise UserError(f"{data.path} has masks, which need as many channels in the source as in the target: what "
-                            "lies outside of a mask is known when a picture is restored")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.
         self.pictures = Pictures(source, self.forms, data.cache_mb, math.ceil(data.image_size / data.min_scale))
         weights = np.array([task.weight for task in config.tasks])

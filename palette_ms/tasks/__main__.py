@@ -18,7 +18,7 @@ def main():
         task = task_class(name)
         print(f"{name}: {' '.join(task.__doc__.split())}")
         for ask in task.asks:
-            _tell(f"--{ask.name}", ask.help)
+            _tell(f"--{ask.name}", f"{ask.help} ({ask.range()})")
         for field in dataclasses.fields(task):
             if field.name not in {other.name for other in common}:
                 _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"])

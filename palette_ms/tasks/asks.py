@@ -77,6 +77,9 @@ class MaskAsk(Ask):
     """A mask: a path, PIL image or array of the picture's size, white (above half) where pixels are to be made, or the
     name of a kind of mask. On the command line also a folder of masks by the pictures' names."""
 
+    def range(self):
+        return "a file, or a folder of them by the pictures' names"
+
     def check(self, value):
         if not isinstance(value, (str, Path, np.ndarray)) and not hasattr(value, "convert"):
             raise UserError(f"mask must be a path, a picture or an array, not {value!r}")
@@ -117,6 +120,9 @@ def read_mask(mask, form, height, width, rng):
 @dataclass(frozen=True)
 class MarginsAsk(Ask):
     """Pixels to add on some sides: a dict, as text `left=64,right=64`."""
+
+    def range(self):
+        return "pixels from 0 on"
 
     def parse(self, text):
         pairs = [pair.partition("=") for pair in text.split(",")]

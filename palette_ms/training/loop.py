@@ -403,6 +403,9 @@ def with_ranges(config, state, say):
         if isinstance(forms(config.data)[1], Photo):
             return config.data
         source = TrainingBatches(config).pictures.source  # what does not go together is told before all files are read
+        if "mask" in source.columns and config.data.channels.source != config.data.channels.target:
+            say(f"warning: {config.data.path} has masks, outside of which the targets are known. When a picture is "
+                "restored they are not, since its channels are others: the model will have to make all of it")
         return find_ranges(config.data, source, say)
     earlier = state or Checkpoint(config.distillation.teacher)
     theirs, ours = earlier.config.data, config.data
