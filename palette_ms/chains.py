@@ -1,6 +1,7 @@
 """The chains of a checkpoint: samplers around its network, with labels, guidance, tiles and reuse, compiled once."""
 
 import sys
+from numbers import Integral
 
 from mindspore import nn
 from tqdm import tqdm
@@ -41,6 +42,8 @@ class Chains:
         multiple = self.network.multiple
         if tile is None and overlap is not None:
             raise UserError("overlap is for tiles: name their side too, as tile")
+        if not all(isinstance(value, (Integral, type(None))) for value in (tile, overlap)):
+            raise UserError(f"tile and overlap must be whole numbers of pixels, not {tile!r} and {overlap!r}")
         if tile is not None and (tile < 1 or tile % multiple):
             raise UserError(f"tile must be a multiple of {multiple} pixels, which this network divides, not {tile}")
         if overlap is not None and not 0 <= overlap <= tile - multiple:

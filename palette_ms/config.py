@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal, Optional, Tuple
 
 import yaml
 
-from palette_ms.data.forms import Channels, FileKind, Photo, Ranges, forms
+from palette_ms.data.forms import Channels, FileKind, Photo, Ranges, can_hold, forms
 from palette_ms.data.readers import can_write
 from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.errors import UserError, did_you_mean
@@ -21,6 +22,8 @@ from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.unet.config import ModelConfig
 
 # Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.10's X | None
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _MOVED_TO_DIFFUSION = ("from_source", "noise_input")
 
 
@@ -204,25 +207,30 @@ def _build(kind, value, where, key):
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where, key)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Union:  # Optional
-        return None if value is None else _build(arguments[0], value, where, key)
+    if origin in _UNIONS and type(None) in arguments and len(arguments) == 2:  # Optional
+        wanted, = (argument for argument in arguments if argument is not type(None))
+        return None if value is None else _build(wanted, value, where, key)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise UserError(f"{where}: {key} must be a list, not {value!r}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise UserError(f"{where}: {key} must be a list of {len(arguments)}, not {value!r}")
-        return tuple(_build(arguments[0], item, where, f"{key}[{i}]") for i, item in enumerate(value))
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(wanted, item, where, f"{key}[{i}]") for i, (wanted, item) in enumerate(zip(kinds, value)))
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(arguments)}"
-                            f"{did_you_mean(value, arguments)}")
+            choices = list(map(str, arguments))
+            raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(choices)}"
+                            f"{did_you_mean(value, choices, '')}")
         return value
+    if kind not in _WORDS:
+        raise UserError(f"{where}: {key} is declared as {kind}, which no config can hold: use int, float, bool, str, "
+                        "Literal, Optional, or a Tuple of these")
     if kind is float and not isinstance(value, bool):
         with contextlib.suppress(TypeError, ValueError):
             value = float(value)  # YAML 1.1 reads 1e-4, which has no dot, as a string
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        article = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
-        raise UserError(f"{where}: {key} must be {article}, not {value!r}")
+        raise UserError(f"{where}: {key} must be {_WORDS[kind]}, not {value!r}")
     return value
 
 
@@ -235,21 +243,23 @@ def _build_dataclass(kind, value, where, key):
         value = {side: [limits] if isinstance(limits, (list, tuple)) and not any(isinstance(limit, (list, tuple))
                                                                                  for limit in limits) else limits
                  for side, limits in value.items()}
-    types = typing.get_type_hints(kind)
-    prefix = f"{key}." if key else ""
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    prefix, names = f"{key}." if key else "", [field.name for field in fields]
     for name in value:
-        if name not in types:
-            raise UserError(f"{where}: unknown key {prefix}{name}{did_you_mean(name, types)}")
-    for field in dataclasses.fields(kind):
+        if name not in names:
+            raise UserError(f"{where}: unknown key {prefix}{name}{did_you_mean(name, names)}")
+    for field in fields:
         if field.default is dataclasses.MISSING and field.name not in value:
             raise UserError(f"{where}: {prefix}{field.name} must be given")
-    return kind(**{name: _build(types[name], item, where, prefix + name) for name, item in value.items()})
+    return kind(**{name: _build(hints[name], item, where, prefix + name) for name, item in value.items()})
 
 
 def _build_task(value, where, key):
     """A task by its name."""
     value = dict(value)
-    name = value.pop("name", None)
+    if "name" not in value:
+        raise UserError(f"{where}: {key}.name must be given")
+    name = _build(str, value.pop("name"), where, f"{key}.name")
     try:
         kind = task_class(name)
     except UserError as error:
@@ -262,6 +272,9 @@ def _build_task(value, where, key):
 
 def _check_ranges(config, where):
     """What types cannot say."""
+    if not config.tasks:
+        raise UserError(f"{where}: tasks needs at least one task")
+    _check_data(config, where)
     positive = {
         "model": ("in_channels", "out_channels", "base_channels", "num_res_blocks", "num_heads", "norm_groups",
                   "patch_size"),
@@ -289,11 +302,8 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: model.channel_mults needs at least one number above 0")
     _check_attention(config.model, where)
     _check_schedules(config.diffusion, f"{where}: diffusion")
-    if not config.tasks:
-        raise UserError(f"{where}: tasks needs at least one task")
     for i, task in enumerate(config.tasks):
         _check_schedules(task, f"{where}: tasks[{i}]")
-    _check_data(config, where)
     _check_source(config, where)
     _check_distillation(config, where)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
@@ -336,6 +346,13 @@ def _check_data(config, where):
     if data.result and not can_write(data.result.suffix, data.result.dtype, data.channels.target):
         raise UserError(f"{where}: data.result: no {data.result.suffix} can hold {data.channels.target} channels of "
                         f"{data.result.dtype}; .npy can")
+    given = data.ranges or Ranges()
+    if given.source and given.target and given.source != given.target and not any(
+            task.needs_pairs for task in config.tasks):
+        raise UserError(f"{where}: data.ranges.source must be that of target, or left out: the tasks make their "
+                        "sources of the targets")
+    if data.result and given.target and not can_hold(data.result.dtype, given.target):
+        raise UserError(f"{where}: data.result: {data.result.dtype} cannot hold the values of data.ranges.target")
     for i, task in enumerate(config.tasks):
         if task.needs_rgb and not photos:
             raise UserError(f"{where}: tasks[{i}]: {task.name} needs RGB of 8 bits: leave data.channels and "

@@ -21,10 +21,13 @@ class Stopped(Exception):
         self.status = status
 
 
-def did_you_mean(word, choices):
-    """The end of a message about a name that is none of the choices: the nearest of them, or all."""
+def did_you_mean(word, choices, otherwise=None):
+    """The end of a message about a name that is none of the choices: the nearest of them, or else all (or what is to
+    stand there otherwise)."""
     near = difflib.get_close_matches(str(word), list(choices), 1, 0.5)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(choices)}"
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(choices)}" if otherwise is None else otherwise
 
 
 def run(main):

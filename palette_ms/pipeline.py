@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import sys
+from numbers import Integral
+from os import PathLike
 
 import numpy as np
 from tqdm import tqdm
@@ -27,8 +29,9 @@ class Palette:
 
     Attributes:
         network: the network alone, `palette_ms.unet.UNet`.
-        unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W): the network as its process calls
-            it, see `palette_ms.diffusion.preconditioning`.
+        unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W) of photos, else with as many
+            channels as `config.model` says: the network as its process calls it, see
+            `palette_ms.diffusion.preconditioning`.
         config: what it was built and trained with, a `palette_ms.config.Config`.
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
@@ -82,7 +85,7 @@ class Palette:
         """Whether it makes pictures from nothing, rather than restoring some."""
         return not self.config.tasks[0].has_source
 
-    def restore(self, image, task="colorization", mask=None, sampler=None, steps=None, num_samples=1, seed=0, tile=None,
+    def restore(self, image, task=None, mask=None, sampler=None, steps=None, num_samples=1, seed=0, tile=None,
                 overlap=None, progress=None, **options):
         """Restore a picture of any size, or several of one size together.
 
@@ -97,7 +100,7 @@ class Palette:
             image: path, PIL image or array, as the model's source form reads it (see `palette_ms.data.forms`): of a
                 model of photos any picture, uint8 where it is an array; or a list of pictures of one size, which are
                 restored in one batch, each as it would be alone.
-            task: one of `tasks`.
+            task: one of `tasks`. None: the only one, or colorization.
             mask: see `palette_ms.tasks.asks.MASK`, for the tasks that take one; for a list of pictures also a list.
             sampler: "ddpm" (None), "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc".
             steps: network calls. None: the whole chain of the checkpoint's test schedule; a distilled model's own.
@@ -118,7 +121,7 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task, pictures of several sizes.
         """
-        place = self._place(task)
+        place = self._place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
@@ -129,11 +132,11 @@ class Palette:
         several = isinstance(image, (list, tuple))
         images = image if several else [image]
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
-        if not images or len(masks) != len(images):
+        if len(masks) != len(images):
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
-        source, target = self.forms
+        source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source) for mask in masks]
-        pictures = self._read(images)
+        pictures = self._read(images, source)
         size = task.size(*pictures[0].shape[:2], asked[0])
         pictures = [picture if picture.shape[:2] == size else source.resize(picture, *size) for picture in pictures]
         holes = [np.stack(masks) for masks in zip(*(
@@ -150,15 +153,20 @@ class Palette:
         results = [[] for _ in pictures]
         for number, y in enumerate(made):
             k, result = number // num_samples, target.from_float(y)
-            if source == target and result.dtype == pictures[k].dtype:
+            if source.channels == target.channels and result.dtype == pictures[k].dtype:
                 # What was known comes back as it was, not as floats that were rounded.
                 result = task.put_back(result, pictures[k], holes[0][k], asked[k])
             results[k].append(target.image(result))
         return results if several else results[0]
 
-    def _read(self, images):
+    def _forms(self, task):
+        """Of a task's sources and targets: what it makes of a target is of the target's form."""
+        return self.forms if task.needs_pairs else self.forms[1:] * 2
+
+    def _read(self, images, form):
         """The pictures (H, W, C), of one size. Of values that had to be clipped a line is said."""
-        form = self.forms[0]
+        if not images:
+            raise UserError("there is no picture to restore: the list is empty")
         pictures = [form.read(image) for image in images]
         sizes = sorted({picture.shape[:2] for picture in pictures})
         if len(sizes) > 1:
@@ -166,8 +174,9 @@ class Palette:
                             + ", ".join(f"{width}×{height}" for height, width in sizes))
         outside = sum(map(form.outside, pictures))
         if outside:
-            tqdm.write(f"warning: {outside} values are outside the range that this model was trained with, and are "
-                       "clipped", file=sys.stderr)
+            names = ", ".join(str(image) for image in images if isinstance(image, (str, PathLike)))
+            tqdm.write(f"warning: {names}{': ' * bool(names)}{outside} values are outside the range that this model "
+                       "was trained with, and are clipped", file=sys.stderr)
         return pictures
 
     def _run(self, task, chains, holes, sampling, num_samples, seed, pictures, number=0, stream=None):
@@ -186,19 +195,29 @@ class Palette:
         chain_seed = int(generator(seed, "go", stream).integers(2**31)) if own else seed
         samples = num_samples * len(hole) // len(pictures)  # of each of these pictures
         hole_of = np.arange(len(pictures)) * len(hole) // len(pictures)
-        cond = [task.source(picture, hole[k], generator(seed, "source", *own)) for picture, k in zip(pictures, hole_of)]
+        cond = [task.checked_source(picture, hole[k], generator(seed, "source", *own))
+                for picture, k in zip(pictures, hole_of)]
         guess = None
         if sampling.strength < 1:
-            guess = np.repeat([task.guess(source, hole[k]) for source, k in zip(cond, hole_of)], samples, 0)
-        channels = self.config.data.channels.target
-        # Where the target has other channels than the source, nothing of it is known.
-        known = pictures if pictures.shape[1] == channels else np.zeros_like(pictures[:, :1]).repeat(channels, 1)
+            guess = [task.guess(source, hole[k]) for source, k in zip(cond, hole_of)]
+            guess = np.repeat(self._as_targets(task, guess), samples, 0)
+        known = self._as_targets(task, pictures)
         cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, num_samples, 0)
         y_T = np.tile(_start(chain_seed, num_samples, known.shape[1:]), (len(known) // num_samples, 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(guess, y_T)
         made = sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, num_samples).asnumpy()
         return made[:, :, :height, :width]
+
+    def _as_targets(self, task, pictures):
+        """Sources (N, C, H, W) as what is known of the targets: the same values by the targets' range. Where there are
+        other channels, nothing is, and zeros stand for it."""
+        source, target = self._forms(task)
+        if source == target:
+            return np.asarray(pictures)
+        if source.channels != target.channels:
+            return np.zeros((len(pictures), target.channels, *pictures[0].shape[1:]), np.float32)
+        return np.stack([target.to_float(source.values(picture)) for picture in pictures])
 
     def generate(self, num_samples=1, size=None, label=None, sampler=None, steps=None, seed=0, progress=None,
                  **sampling):
@@ -265,7 +284,7 @@ class Palette:
     def _sampling(self, **options):
         try:
             sampling = Sampling(**options)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels
         if sampling.strength < 1 and channels.source != channels.target:
@@ -296,6 +315,8 @@ class Palette:
 
 
 def _check_counts(num_samples, seed):
+    if not isinstance(num_samples, Integral) or not isinstance(seed, Integral):
+        raise UserError(f"the number of samples and the seed must be whole numbers, not {num_samples!r} and {seed!r}")
     if num_samples < 1 or seed < 0:
         raise UserError("the number of samples must be at least 1, the seed at least 0")
 

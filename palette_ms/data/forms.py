@@ -5,6 +5,7 @@ whatever the file holds, `Arrays` the file's own values, each channel with its r
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Literal, Optional, Tuple
 
 import numpy as np
@@ -52,6 +53,15 @@ def forms(data):
     ranges = data.ranges or Ranges()
     return (Arrays(data.channels.source, ranges.source, data.result),
             Arrays(data.channels.target, ranges.target, data.result))
+
+
+def can_hold(dtype, ranges):
+    """Whether a dtype (its name) has all values of some ranges (low, high), but for fractions."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return True
+    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return all(least <= low and high <= most for low, high in ranges)
 
 
 class Unfit(UserError):
@@ -181,8 +191,11 @@ class Arrays(Form):
         """bool (H, W): where a mask is above half of its greatest value, be that 1, 255 or another. As `read` else."""
         array, _ = self._values(source, name)
         array = Arrays().read(array, name)
+        if array.shape[2] in (2, 4):  # what is beside gray or RGB is opacity, which says nothing of white
+            array = array[..., :-1]
         values = array.mean(2, np.float64)
-        return values > values.max() / 2
+        # Of 8 bits white is 255, whatever noise a JPEG has beside black, unless they are the 0 and 1 of other programs.
+        return values > (127 if array.dtype == np.uint8 and values.max() > 1 else values.max() / 2)
 
     def _values(self, source, name):
         """(array as it lies in the source, with no axes of length 1 before the last three; what errors call it)."""
@@ -191,6 +204,8 @@ class Arrays(Form):
         if isinstance(source, np.ndarray):
             name = name or "the picture"
             array = plain(source, name)
+        elif not isinstance(source, (str, PathLike)) and not hasattr(source, "read"):
+            raise UserError(f"a picture must be a path, an array or a PIL image, not {type(source).__name__}")
         else:
             name = name or source
             array = read_array(source.read() if hasattr(source, "read") else read_file(source), name)
@@ -211,13 +226,19 @@ class Arrays(Form):
 
     def from_float(self, y):
         """float (C, H, W) in about [−1, 1] → (H, W, C), in the results' dtype and range, whole numbers rounded."""
-        low, high = self._limits()
         dtype = np.dtype(self._known(self.kind, "data.result").dtype)
-        values = (low + (y.astype(np.float64).transpose(1, 2, 0) + 1) / 2 * (high - low)).clip(low, high)
+        values = self.values(y)
         if dtype.kind != "f":
-            ends = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-            values = values.round().clip(*ends)
+            least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+            if dtype.itemsize == 8:
+                most = np.nextafter(float(most), 0)  # float64 rounds the largest whole number up, out of the dtype
+            values = values.round().clip(least, most)
         return values.astype(dtype)
+
+    def values(self, y):
+        """float (C, H, W) in about [−1, 1] → float64 (H, W, C) in the range, not rounded."""
+        low, high = self._limits()
+        return (low + (y.astype(np.float64).transpose(1, 2, 0) + 1) / 2 * (high - low)).clip(low, high)
 
     def resize(self, array, height, width, filter=Image.BICUBIC):
         """(H, W, C) → float32 (height, width, C) by one of Pillow's filters, channel by channel."""

@@ -189,7 +189,7 @@ class TrainingBatches:
         source = open_source(data.path, self.forms[1].suffixes)
         pairs = [task.name for task in config.tasks if task.needs_pairs]
         if source.paired != bool(pairs):
-            raise UserError(f"{data.path} holds pairs: they need the task paired" if source.paired else
+            raise UserError(f"{data.path} holds pairs: they need a task of pairs, such as paired" if source.paired else
                             f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
                             "with the columns source and target, or such pairs packed")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.
@@ -239,7 +239,7 @@ class TrainingBatches:
         if task.recolor > rng.random():
             y_0 = recolor(y_0, rng)
         given = {"source": row.source, "mask": row.mask} if task.needs_pairs else {}
-        cond, mask = task.pair(y_0, rng, **given)
+        cond, mask = task.checked_pair(y_0, rng, data.channels.source, **given)
         return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, place)
 
     def _order(self, epoch):

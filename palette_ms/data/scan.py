@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from palette_ms import runtime
-from palette_ms.data.forms import FileKind, OtherChannels, Ranges, Unfit, forms
+from palette_ms.data.forms import FileKind, OtherChannels, Ranges, Unfit, can_hold, forms
 from palette_ms.data.readers import can_write, kind_of
 from palette_ms.data.sources import decode, map_rows
 from palette_ms.errors import UserError
@@ -30,6 +30,9 @@ def find_ranges(data, source, say):
         UserError: nothing can be read.
         Unfit: see `decode`; of files of other channels, two that differ are named, where there are.
     """
+    if not source.paired and data.ranges and data.ranges.source and not data.ranges.target:
+        # Sources that tasks make of the targets have their range, so that one is both.
+        data = dataclasses.replace(data, ranges=Ranges(data.ranges.source, data.ranges.source))
     wanted = forms(data)
     parts = runtime.share(_look(source, wanted, range(runtime.rank(), len(source), runtime.ranks())))
     unreadable = [part["unreadable"] for part in parts if part["unreadable"]]
@@ -50,8 +53,13 @@ def find_ranges(data, source, say):
             ranges[side] = tuple(zip(low.tolist(), high.tolist()))
             say(f"found data.ranges.{side}: {', '.join(f'{least:g} to {most:g}' for least, most in ranges[side])}")
     if not source.paired and data.channels.source == data.channels.target:
-        ranges["source"] = ranges["source"] or ranges["target"]
+        ranges["source"] = ranges["target"]
     _, suffix, dtype = first
+    if not can_hold(dtype, ranges["target"]):  # files of several depths, or ranges that were given
+        dtype = next(wider for wider in ("uint16", "int16", "int32", "float32") if can_hold(wider, ranges["target"]))
+    if data.result and not can_hold(data.result.dtype, ranges["target"]):
+        raise UserError(f"data.result: {data.result.dtype} cannot hold the targets' values, "
+                        f"{', '.join(f'{least:g} to {most:g}' for least, most in ranges['target'])}")
     suffix = next(choice for choice in (suffix, ".tif", ".npy") if can_write(choice, dtype, data.channels.target))
     return dataclasses.replace(data, ranges=Ranges(**ranges), result=data.result or FileKind(suffix, dtype))
 

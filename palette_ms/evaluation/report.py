@@ -108,7 +108,7 @@ def _form_and_span(pair, limits):
     if limits is not None:
         return Arrays(), limits[1] - limits[0]
     paths, spans = (pair.reference, *pair.samples), {}
-    pictures = all(map(is_picture, paths))
+    pictures, channels = all(map(is_picture, paths)), set()
     for path in paths:
         try:
             array = Arrays().read(path)
@@ -117,11 +117,14 @@ def _form_and_span(pair, limits):
                 return Photo(), 255  # some more files are read so, and of others it is said what is wrong
             raise
         dtype = array.dtype
-        if pictures and dtype.itemsize == 1 and array.shape[2] <= 4:
-            return Photo(), 255
+        channels.add(array.shape[2])
         spans[path] = 2 ** (8 * dtype.itemsize) - 1 if dtype.kind in "iu" and dtype.itemsize <= 2 else None
         if spans[path] is None or spans[path] != spans[pair.reference]:
             raise UserError(f"{path} holds {dtype.name}: say what the values to compare span, as --range LOW,HIGH")
+    # Photos may differ in what comes beside their colours: gray and RGB, with alpha and without. Two or four channels
+    # in all of them are those of a model of arrays.
+    if pictures and spans[pair.reference] == 255 and max(channels) <= 4 and channels not in ({2}, {4}):
+        return Photo(), 255
     return Arrays(), spans[pair.reference]
 
 

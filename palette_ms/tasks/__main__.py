@@ -21,10 +21,16 @@ def main():
             _tell(f"--{ask.name}", f"{ask.help} ({ask.range()})")
         for field in dataclasses.fields(task):
             if field.name not in {other.name for other in common}:
-                _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"])
+                _tell_option(field)
     print("every task:")
     for field in common:
-        _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"])
+        _tell_option(field)
+
+
+def _tell_option(field):
+    bounds = [f"{word} {field.metadata[key]}" for word, key in (("at least", "least"), ("at most", "most"),
+                                                               ("above", "above")) if field.metadata[key] is not None]
+    _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"] + f" ({', '.join(bounds)})" * bool(bounds))
 
 
 def _tell(what, help):

@@ -5,6 +5,7 @@ that several tasks take is one object, named by each.
 """
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, Optional, Tuple
 
@@ -39,6 +40,9 @@ class Ask:
     choices: Tuple = ()
     metavar: Optional[str] = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "choices", tuple(self.choices))
+
     def parse(self, text):
         """The value that a text of the command line or a form stands for. Raises UserError."""
         try:
@@ -49,7 +53,8 @@ class Ask:
 
     def check(self, value):
         """Raises UserError unless a value is of the type and in the range."""
-        good = isinstance(value, (int, float) if self.type is float else self.type) and not isinstance(value, bool)
+        kind = {int: Integral, float: Real}.get(self.type, self.type)  # NumPy's numbers too
+        good = isinstance(value, kind) and not isinstance(value, bool)
         if good and self.choices:
             good = value in self.choices
         elif good and self.type is not str:  # NaN is in no range

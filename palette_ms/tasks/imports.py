@@ -24,10 +24,11 @@ def add_import(parser):
     def add(to, **options):
         to.add_argument("--import", dest="imports", action="append", default=[], metavar="FILE.py", **options)
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, prog=parser.prog)
     add(first)
     for path in first.parse_known_args()[0].imports:
         import_tasks(path)
+    parser.allow_abbrev = False  # an abbreviated --import would not have been seen above
     add(parser, help=HELP)
 
 

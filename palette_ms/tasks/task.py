@@ -84,8 +84,8 @@ class Task:
         if "name" not in cls.__dict__:
             return  # a base of tasks
         known = TASKS.get(cls.name)
-        # The same file may be imported twice, by another name.
-        if known and (known.__qualname__, inspect.getfile(known)) != (cls.__qualname__, inspect.getfile(cls)):
+        # The same file may be imported twice, by another name, and a notebook's cell run twice.
+        if known and (known.__qualname__, _file(known)) != (cls.__qualname__, _file(cls)):
             raise UserError(f"there is a task {cls.name} already, {known.__qualname__}: choose another name")
         for ask in cls.asks:
             _check_name(cls, ask)
@@ -130,9 +130,30 @@ class Task:
             rng: numpy.random.Generator.
             source, mask: further arguments of tasks that `needs_pairs`: what the data give, mask or None.
 
-        Returns: the source, as y_0, or None without one; and the mask (1, H, W), or None: everything is to be made.
+        Returns: a tuple of the source, as y_0, or None without one, and the mask (1, H, W), or None: everything is to
+            be made.
         """
-        raise NotImplementedError(f"{type(self).__name__}.pair must make a source of a clean picture")
+        raise UserError(f"the task {self.name}, {type(self).__qualname__}, needs a method pair")
+
+    def checked_pair(self, y_0, rng, channels, **given):
+        """What `pair` gives, float32.
+
+        Args:
+            y_0, rng, given: the arguments of `pair`, which may change its y_0 as it likes.
+            channels: of the sources.
+
+        Raises:
+            UserError: something else than a source and a mask of the picture's size.
+        """
+        made = self.pair(y_0.copy(), rng, **given)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise UserError(f"the task {self.name} must give a source and a mask, or None in place of the mask")
+        cond, mask = made
+        if self.has_source:
+            cond = _checked(self, "source", cond, (channels, *y_0.shape[1:]))
+        elif cond is not None:
+            raise UserError(f"the task {self.name} has no source, and its pair gives one")
+        return cond, None if mask is None else _checked(self, "mask", mask, (1, *y_0.shape[1:]))
 
     # Use
 
@@ -171,6 +192,10 @@ class Task:
         """
         return picture
 
+    def checked_source(self, picture, hole, rng):
+        """What `source` gives, float32. Raises UserError: something else than a source of the picture's size."""
+        return _checked(self, "source", self.source(picture, hole, rng), picture.shape)
+
     def guess(self, cond, hole):
         """What a chain below the full strength starts from: a source (C, h, w) without the noise that a task put in."""
         return cond
@@ -190,7 +215,8 @@ class Task:
         return run(pictures)
 
     def put_back(self, result, picture, hole, asked):
-        """A result with what was known before as it was.
+        """A result with what was known before as it was. Asked only where results are of the source's channels and type
+        of number.
 
         Args:
             result, picture: arrays (H, W, C) of the files' own values.
@@ -213,6 +239,10 @@ def task_class(name):
                         "FILE.py)")
     if "__dataclass_fields__" not in TASKS[name].__dict__:
         raise UserError(f"the task {name}, {TASKS[name].__qualname__}, needs @dataclass(frozen=True) before its class")
+    plain = [field.name for field in dataclasses.fields(TASKS[name]) if "help" not in field.metadata]
+    if plain:
+        raise UserError(f"the task {name}: {plain[0]} must be an option(default, help, …), or have no type if it is "
+                        "none")
     return TASKS[name]
 
 
@@ -252,8 +282,32 @@ def check_asked(task, asked, trained, form):
     return Request({name: asked.get(name) for name in own}, trained, form)
 
 
+def _checked(task, what, array, shape):
+    array = np.asarray(array)
+    if array.shape != shape or array.dtype.kind not in "buif":
+        raise UserError(f"the task {task.name} gives a {what} of the shape {array.shape} and type {array.dtype}, where "
+                        f"numbers of the shape {shape} are needed")
+    return array.astype(np.float32, copy=False)
+
+
+def _file(cls):
+    """Where a class stands; of one that stands in no file, its module."""
+    try:
+        return inspect.getfile(cls)
+    except (OSError, TypeError):
+        return cls.__module__
+
+
+# What `Palette.restore` and the commands take for every task.
+_TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
+          "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "ckpt", "input", "output", "class",
+          "label", "device", "runtime", "precision", "import", "imports", "help"}
+
+
 def _check_name(cls, ask):
     """One name means one thing."""
+    if ask.name in _TAKEN:
+        raise UserError(f"{cls.name} asks for {ask.name}, which every task takes: give it another name")
     for other, takers in known_asks().items():
         if other.name == ask.name and other != ask and takers != [cls.name]:
             raise UserError(f"{cls.name} asks for another {ask.name} than {', '.join(takers)}: give it another name")
