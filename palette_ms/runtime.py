@@ -66,6 +66,12 @@ def has_fused_attention():
     return device() == "Ascend" and not before_a2()
 
 
+def wants_few_kernels():
+    """Whether many small kernels are slower than a few on buffers that must be put together first: a card waits for
+    the host to launch each; a CPU calls them at no cost, and would wait for the copies."""
+    return device() == "Ascend"
+
+
 def precision_obstacle(precision, training=True):
     """Why the device cannot train, or else make pictures, in "float32", "float16" or "bfloat16"; or None."""
     if precision == "bfloat16" and device() == "CPU":

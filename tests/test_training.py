@@ -14,6 +14,7 @@ from golden import DATA, golden_unet, relative_error
 from mindspore import Parameter, Tensor, nn
 from PIL import Image
 
+from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.data.forms import Photo
@@ -60,30 +61,37 @@ def call(step, *target):
     return [out.asnumpy() for out in step(Tensor(np.array(target, np.float32)))]
 
 
-def test_gradients_are_clipped_by_their_global_norm():
+@pytest.fixture(params=["each", "joined"])
+def both_forms(request, monkeypatch):
+    """Steps on each weight by itself, as on a CPU, and on one buffer of all, as on an NPU."""
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: request.param == "joined")
+
+
+def test_gradients_are_clipped_by_their_global_norm(both_forms):
     step, w, _ = sgd_step(max_grad_norm=1.0)
     loss, norm, finite = call(step, 0, 0)
     assert (loss, norm, finite) == (pytest.approx(12.5), pytest.approx(5.0), True)
     np.testing.assert_allclose(w.asnumpy(), [3 - 0.5 * 0.6, 4 - 0.5 * 0.8], rtol=1e-5)
 
 
-def test_small_gradients_are_not_clipped():
+def test_small_gradients_are_not_clipped(both_forms):
     step, w, _ = sgd_step(max_grad_norm=10.0)
     call(step, 0, 0)
     np.testing.assert_allclose(w.asnumpy(), [1.5, 2.0], rtol=1e-5)
 
 
-def test_average_follows_its_recursion():
+def test_average_follows_its_recursion(both_forms):
     step, w, average = sgd_step(max_grad_norm=0, ema_decay=0.2)
     expected = average.asnumpy().copy()  # asnumpy shares the parameter's memory
     for t in range(4):
         call(step, 1, -1)
         decay = min(0.2, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * w.asnumpy()
+        step.give_average()
         np.testing.assert_allclose(average.asnumpy(), expected, rtol=1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_their_calls():
+def test_accumulated_gradients_are_the_mean_of_their_calls(both_forms):
     step, w, _ = sgd_step(max_grad_norm=0, accumulation=3)
     for number, target in enumerate([(0, 0), (3, 0), (0, 6)] * 2):
         before = w.asnumpy().copy()
@@ -94,11 +102,12 @@ def test_accumulated_gradients_are_the_mean_of_their_calls():
             np.testing.assert_allclose(w.asnumpy(), before - 0.5 * (before - [1, 2]), rtol=1e-5)
 
 
-def test_a_step_that_overflows_changes_nothing_but_the_loss_scale():
+def test_a_step_that_overflows_changes_nothing_but_the_loss_scale(both_forms):
     step, w, average = sgd_step(loss_scaling=True, max_grad_norm=0)
     scale = float(step.loss_scale.asnumpy())
     _, _, finite = call(step, np.inf, 0)
     assert not finite
+    step.give_average()
     np.testing.assert_array_equal(w.asnumpy(), [3, 4])
     np.testing.assert_array_equal(average.asnumpy(), [3, 4])
     assert float(step.loss_scale.asnumpy()) == scale / 2
@@ -227,6 +236,27 @@ def test_a_state_of_before_goes_on_to_the_weights_of_before(photos):
         # each gradient by its size, carries that into the weights. Without the state's moments it is above 1e-2.
         before, after = (np.concatenate([arrays[name].ravel() for name in before]) for arrays in (before, after))
         assert relative_error(after, before) < 1e-5
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_in_one_buffer_a_run_goes_on_from_a_state_of_the_other_form_to_the_same_weights(photos, tmp_path, monkeypatch,
+                                                                                        accumulation):
+    whole = tiny_config(photos, tmp_path / "whole", accumulation=accumulation, steps=4, sample_every=1, save_every=2)
+    run(whole)
+    joined = dataclasses.replace(whole, training=dataclasses.replace(whole.training, output=str(tmp_path / "joined")))
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: True)
+    run(joined, resume=str(tmp_path / "whole" / "state_0000002.safetensors"))
+    for group in ("weights", "ema", "optimizer"):
+        expected, actual = (Checkpoint(tmp_path / name / "state_0000004.safetensors").tensors(group)
+                            for name in ("whole", "joined"))
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            # The norm is summed in another order, and Adam divides each gradient by its size.
+            np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    # The second of the run's grids shows the average of its time, too.
+    last, same, before = (np.asarray(Image.open(tmp_path / path), int) for path in (
+        "whole/samples/step_0000004.png", "joined/samples/step_0000004.png", "joined/samples/step_0000003.png"))
+    assert 5 * np.abs(same - last).mean() < np.abs(before - last).mean()
 
 
 @pytest.fixture(scope="module")

@@ -141,14 +141,21 @@ class Trainer:
 
     def _optimizer_parameters(self):
         """By the names they have in a training state, on any number of ranks."""
-        networks = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
-        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in networks}
+        others = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
+        others.update(map(id, (*self.step_cell.averages, *self.step_cell.gathered)))
+        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in others}
         found.pop(None, None)
         return found
 
+    def _nothing_gathered(self):
+        """What a training state holds of the gradients of the calls that make a step: zeros, since steps are whole."""
+        weights = self.step_cell.weights if self.config.training.accumulation > 1 else ()
+        return {f"gathered.{weight.name}": np.zeros(weight.shape, np.float32) for weight in weights}
+
     def optimizer_arrays(self):
         """What a training state holds besides the networks, whole: all ranks must call it."""
-        return {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
+        arrays = {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
+        return {**arrays, **self._nothing_gathered()}
 
     def pictures_seen(self):
         """How many training pictures the model has seen, or None where those of its first weights are not known."""
@@ -164,6 +171,7 @@ class Trainer:
             UserError: it cannot be written.
             Stopped: the weights, their average or the optimizer's state are not finite.
         """
+        self.step_cell.give_average()
         weights, ema = unet_arrays(self.unet), unet_arrays(self.ema)
         for arrays in (weights, ema, optimizer or {}):
             for name, array in arrays.items():
@@ -175,13 +183,14 @@ class Trainer:
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none or of another network."""
         arrays, parameters = checkpoint.tensors("optimizer"), self._optimizer_parameters()
-        if arrays.keys() != parameters.keys():
+        if arrays.keys() != parameters.keys() | self._nothing_gathered().keys():
             raise UserError(f"{checkpoint.path} cannot be resumed: it holds no optimizer state for this config; "
                             "to start from its weights, set training.init_from")
         if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
             raise UserError(f"{checkpoint.path} cannot be resumed: it is not of a distillation to these steps")
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
+        self.step_cell.take_average()
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(own(self.optimizer, parameter, arrays[name])))
         self.step = checkpoint.step
@@ -301,6 +310,7 @@ class Trainer:
             chosen = [self.shown.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
             self.samples = chosen, self._sampler(chosen)
         chosen, sampler = self.samples
+        self.step_cell.give_average()
         y_0, mask = (np.stack([getattr(sample, name) for sample in chosen]) for name in ("y_0", "mask"))
         cond = None if self.makes_pictures else np.stack([sample.cond for sample in chosen])
         noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
