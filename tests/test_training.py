@@ -293,6 +293,49 @@ def test_gradients_that_stay_infinite_end_the_run_and_change_nothing(trainer, tm
             np.testing.assert_array_equal(last.tensors(group)[name], value, name)
 
 
+def test_flags_are_read_where_they_are_logged_saved_or_may_be_too_many_and_the_run_ends_at_the_same_step(
+        trainer, tmp_path, monkeypatch):
+    training = dataclasses.replace(trainer.config.training, steps=40, log_every=7, save_every=11, max_skipped=5)
+    monkeypatch.setattr(trainer, "config", dataclasses.replace(trainer.config, training=training))
+    reads = []
+
+    class Flag:
+        def __init__(self, step):
+            self.step = step
+
+        def asnumpy(self):
+            reads.append((self.step, trainer.step))
+            return np.array(self.step not in (8, 9, 13, *range(17, 30)))
+
+    number = Tensor(1.0)
+    monkeypatch.setattr(trainer, "train_on", lambda batch: (number, number, Flag(trainer.step + 1)))
+    with pytest.raises(Stopped, match="stopped at step 21: the gradients of the last 5 steps were not finite"):
+        trainer.run()
+    assert [step for step, _ in reads] == list(range(1, 22))
+    assert sorted({at for _, at in reads}) == [5, 7, 11, 14, 19, 21]
+    assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 3, 5]
+
+
+def test_ranks_vote_about_once_a_second_and_one_process_is_always_heard(monkeypatch):
+    seconds, asked = [0.0], []
+
+    def sum_over_ranks(values):
+        asked.append(round(seconds[0], 3))
+        return np.float32(values) * runtime.ranks()
+
+    monkeypatch.setattr(runtime, "sum_over_ranks", sum_over_ranks)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: seconds[0])
+    for ranks, expected in ((1, list(range(1, 41))), (2, [1, 2, 6, 10, 14, 18, 22, 26, 30, 34, 38])):
+        monkeypatch.setattr(runtime, "ranks", lambda number=ranks: number)
+        seconds[0], asked[:] = 0.0, []
+        votes, heard = loop._Votes(0), []
+        for step in range(1, 41):
+            seconds[0] += 60 if step == 1 else 0.24  # the first one is compiled
+            heard.append(votes.count(step, [step > 20])[0] > 0)
+        assert len(asked) == len(expected)
+        assert heard.index(True) + 1 == next(step for step in expected if step > 20)
+
+
 def test_weights_that_are_not_finite_are_never_saved(trainer, tmp_path):
     bias = trainer.unet.conv_in.bias
     before = bias.asnumpy().copy()

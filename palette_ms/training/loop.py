@@ -33,6 +33,7 @@ from palette_ms.training.teacher import open_teacher
 MODEL_FILE = "model.safetensors"
 _STATE_PATTERN = "state_*.safetensors"
 _SAMPLE_PICTURES = 6
+_VOTE_SECONDS, _MOST_STEPS = 1.0, 100  # between two votes of the ranks, whichever is sooner; but never below one step
 
 
 class Trainer:
@@ -220,35 +221,43 @@ class Trainer:
         training = self.config.training
         output = Path(training.output)
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
-        losses, norms, skipped, skipped_in_a_row = [], [], 0, 0
+        losses, norms, unread, skipped, skipped_in_a_row = [], [], [], 0, 0
         batches = self.batches.iterate(self.step * training.accumulation)
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
         with closing(batches), _interrupts() as signals, log:
             log.say("the first step is compiled, which takes from seconds to minutes ...")
-            done = self.step >= training.steps
+            done, votes = self.step >= training.steps, _Votes(self.step)
             while not done:
                 for _ in range(training.accumulation):
                     loss, norm, finite = self.train_on(next(batches))
                     losses.append(loss)
                 norms.append(norm)
-                skip = not finite.asnumpy()
-                skipped += skip
-                skipped_in_a_row = skipped_in_a_row + 1 if skip else 0
+                unread.append(finite)
                 self.step += 1
                 log.advance()
                 # Read once: they may come at any line below, and the ranks must agree.
                 told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
-                terminated, interrupted, late = runtime.sum_over_ranks(told) > 0
-                stop, diverged = terminated or interrupted, skipped_in_a_row == training.max_skipped
-                done = self.step >= training.steps or late or stop or diverged
-                if done or self.step % training.log_every == 0:
+                terminated, interrupted, late = votes.count(self.step, told) > 0
+                stop = terminated or interrupted
+                done = self.step >= training.steps or late or stop
+                logs, saves = self.step % training.log_every == 0, self.step % training.save_every == 0
+                # Reading waits for the device: only where it is asked for, or where there may be too many in a row.
+                if done or logs or saves or skipped_in_a_row + len(unread) >= training.max_skipped:
+                    for flag in unread:
+                        skip = not flag.asnumpy()
+                        skipped += skip
+                        skipped_in_a_row = skipped_in_a_row + 1 if skip else 0
+                    unread = []
+                diverged = skipped_in_a_row == training.max_skipped
+                done = done or diverged
+                if done or logs:
                     log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                     losses, norms, skipped = [], [], 0
                     complaint = self.batches.pictures.complaint()
                     if complaint:
                         log.say(f"warning: {complaint}")
-                if done or self.step % training.save_every == 0:
+                if done or saves:
                     # Where gradients are not finite, older states may be needed, however often this is tried.
                     problem = self._save_state(output, keep_all=skipped_in_a_row > 0)
                     if problem and done:
@@ -319,6 +328,31 @@ class Trainer:
         columns = [(target, made)] if self.makes_pictures else [(source, cond), (target, made), (target, y_0)]
         rows = zip(*([form.to_show(picture) for picture in pictures] for form, pictures in columns))
         save_atomically(grid(list(rows)), path)
+
+
+class _Votes:
+    """What the ranks are told, such as to stop, counted so that all of them learn it at the same step.
+
+    A vote waits for the device and for the slowest rank: there is one about every `_VOTE_SECONDS`. One process alone
+    is always heard.
+
+    Args:
+        step: where the run begins.
+    """
+
+    def __init__(self, step):
+        self._last, self._time, self._next = step, time.monotonic(), step + 1
+
+    def count(self, step, told):
+        """How many ranks are told each of some things (bools), as an array; zeros between votes. All must call it."""
+        if runtime.ranks() > 1 and step < self._next:
+            return np.zeros(len(told))
+        now = time.monotonic()
+        *counts, seconds = runtime.sum_over_ranks([*told, now - self._time])
+        of_a_step = seconds / runtime.ranks() / (step - self._last)  # on all ranks the same number, as the sum is
+        self._next = step + max(1, min(_MOST_STEPS, int(_VOTE_SECONDS / max(of_a_step, 1e-6))))
+        self._last, self._time = step, now
+        return np.array(counts)
 
 
 def _freeze(network, prefix):
