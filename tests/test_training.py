@@ -316,6 +316,19 @@ def test_flags_are_read_where_they_are_logged_saved_or_may_be_too_many_and_the_r
     assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 3, 5]
 
 
+@pytest.mark.parametrize("first, last, recorded", [(2, 3, (2, 3)), (5, 9, (5, 6)), (7, 9, ())])
+def test_the_steps_asked_for_are_profiled(trainer, tmp_path, monkeypatch, capsys, first, last, recorded):
+    training = dataclasses.replace(trainer.config.training, save_every=6, profile=(first, last))
+    monkeypatch.setattr(trainer, "config", dataclasses.replace(trainer.config, training=training))
+    trainer.run()
+    found = list(tmp_path.glob("profile/*_ascend_ms/ASCEND_PROFILER_OUTPUT/trace_view.json"))
+    assert len(found) == bool(recorded) and (tmp_path / "model.safetensors").is_file()
+    if recorded:
+        assert f"steps {first} to {last} are profiled" in capsys.readouterr().err
+        events = [event["name"] for event in json.loads(found[0].read_text()) if "dur" in event]
+        assert sum("/Adam-op" in name for name in events) == 2 * len(trainer.step_cell.weights)
+
+
 def test_ranks_vote_about_once_a_second_and_one_process_is_always_heard(monkeypatch):
     seconds, asked = [0.0], []
 

@@ -26,6 +26,7 @@ from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
+from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, WarmUp
 from palette_ms.training.teacher import open_teacher
@@ -209,7 +210,7 @@ class Trainer:
 
         Of several ranks, rank 0 alone writes. All leave the loop at the same step, whichever was interrupted.
 
-        Writes states, `model.safetensors`, `log.jsonl` and `samples/` into `training.output`.
+        Writes states, `model.safetensors`, `log.jsonl`, `samples/` and, where asked, `profile/` into `training.output`.
 
         Returns: path of the model.
 
@@ -225,16 +226,20 @@ class Trainer:
         batches = self.batches.iterate(self.step * training.accumulation)
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
-        with closing(batches), _interrupts() as signals, log:
+        profiler = StepProfiler(training.profile, output / "profile")
+        with closing(batches), _interrupts() as signals, log, closing(profiler):
             log.say("the first step is compiled, which takes from seconds to minutes ...")
             done, votes = self.step >= training.steps, _Votes(self.step)
             while not done:
+                if profiler.before(self.step + 1):
+                    log.say(f"steps {self.step + 1} to {training.profile[1]} are profiled: {output / 'profile'}")
                 for _ in range(training.accumulation):
                     loss, norm, finite = self.train_on(next(batches))
                     losses.append(loss)
                 norms.append(norm)
                 unread.append(finite)
                 self.step += 1
+                profiler.after(self.step)
                 log.advance()
                 # Read once: they may come at any line below, and the ranks must agree.
                 told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
