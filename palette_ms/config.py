@@ -96,6 +96,8 @@ class TrainingConfig:
     sample_steps: int = 50
     save_every: int = 5000
     keep: int = 3  # newest training states kept
+    # [first, last] of the steps that MindSpore's profiler records, into training.output/profile: docs/ascend.md.
+    profile: Optional[Tuple[int, ...]] = None
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,10 @@ def _check_ranges(config, where):
     if not 0 <= config.training.recompute <= len(config.model.channel_mults):
         raise UserError(f"{where}: training.recompute must be from 0 to {len(config.model.channel_mults)}, the number "
                         "of levels in model.channel_mults")
+    profile = config.training.profile
+    if profile is not None and (len(profile) != 2 or not 1 <= profile[0] <= profile[1]):
+        raise UserError(f"{where}: training.profile must be [first, last], two steps counted from 1, not "
+                        f"{list(profile)}")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:

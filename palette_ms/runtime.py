@@ -26,6 +26,7 @@ from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
 RUNTIMES = ("auto", "mindspore", "onnx")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 # Chips of before the Atlas A2 series, by the names that CANN gives them.
 _BEFORE_A2 = re.compile(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))")
 _FEW_CORES = 12  # below these, MindSpore launches kernels from a single thread: 0.18 of the cores, rounded down
@@ -65,22 +66,49 @@ def has_fused_attention():
     return device() == "Ascend" and not before_a2()
 
 
-def precision_obstacle(precision):
-    """Why the device cannot train in a precision ("float32", "float16" or "bfloat16"), or None."""
+def wants_few_kernels():
+    """Whether many small kernels are slower than a few on buffers that must be put together first: a card waits for
+    the host to launch each; a CPU calls them at no cost, and would wait for the copies."""
+    return device() == "Ascend"
+
+
+def precision_obstacle(precision, training=True):
+    """Why the device cannot train, or else make pictures, in "float32", "float16" or "bfloat16"; or None."""
     if precision == "bfloat16" and device() == "CPU":
         return "MindSpore has no bfloat16 on CPU"
     if precision == "bfloat16" and before_a2():
         return f"{card()} has no bfloat16: cards have it from the Atlas A2 series on"
-    if precision == "float16" and before_a2():
+    if precision == "float16" and training and before_a2():
         return (f"{card()} puts the largest number in the place of infinity, so that the loss scale of float16 would "
                 "not see an overflow: cards tell it from the Atlas A2 series on")
     return None
 
 
-def onnx_obstacle(num_bytes):
-    """Why ONNX Runtime cannot run a network with so many bytes of weights here, or None."""
+def sampling_precision(wanted):
+    """The precision to make pictures in.
+
+    Args:
+        wanted: one of `PRECISIONS`; "auto" is float16 where the device has fused attention for it, else float32.
+
+    Raises:
+        UserError: an unknown precision, or one that the device has not.
+    """
+    if wanted not in PRECISIONS:
+        raise UserError(f"unknown precision {wanted!r}: {', '.join(PRECISIONS)}")
+    if wanted == "auto":
+        return "float16" if has_fused_attention() else "float32"
+    obstacle = precision_obstacle(wanted, training=False)
+    if obstacle:
+        raise UserError(f"{obstacle}; --precision auto takes what there is")
+    return wanted
+
+
+def onnx_obstacle(num_bytes, precision="float32"):
+    """Why ONNX Runtime cannot run a network with so many bytes of weights here in a precision, or None."""
     if device() != "CPU":
         return f"ONNX Runtime is for a CPU, and the device is {device()}"
+    if precision != "float32":
+        return f"ONNX Runtime computes in float32 here, and {precision} was asked for"
     if importlib.util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed: pip install onnxruntime"
     if num_bytes > _ONNX_BYTES:
@@ -88,19 +116,20 @@ def onnx_obstacle(num_bytes):
     return None
 
 
-def takes_onnx(wanted, num_bytes):
+def takes_onnx(wanted, num_bytes, precision="float32"):
     """Whether ONNX Runtime is to run the network when pictures are made.
 
     Args:
         wanted: one of `RUNTIMES`; "auto" takes it on a CPU, where it is installed and the weights fit its file.
         num_bytes: of the network's weights.
+        precision: the network's, "float32", "float16" or "bfloat16".
 
     Raises:
         UserError: an unknown runtime, or ONNX Runtime was asked for and cannot be used.
     """
     if wanted not in RUNTIMES:
         raise UserError(f"unknown runtime {wanted!r}: {', '.join(RUNTIMES)}")
-    obstacle = onnx_obstacle(num_bytes)
+    obstacle = onnx_obstacle(num_bytes, precision)
     if wanted == "onnx" and obstacle:
         raise UserError(f"{obstacle}; --runtime auto takes what there is")
     return wanted != "mindspore" and obstacle is None

@@ -51,6 +51,8 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     parser.add_argument("--runtime", default="auto", help="of the network: mindspore; onnx (ONNX Runtime) on a "
                                                           "CPU; or auto (default), onnx where it is installed")
+    parser.add_argument("--precision", default="auto", help="of the network: float32; float16; bfloat16; or auto "
+                                                            "(default), float16 on Ascend, float32 elsewhere")
     args = parser.parse_args()
 
     if args.output.exists() and not args.output.is_dir():
@@ -60,7 +62,7 @@ def main():
 
     from palette_ms.pipeline import Palette
 
-    palette = Palette.load(args.ckpt, args.device, args.runtime)
+    palette = Palette.load(args.ckpt, args.device, args.runtime, args.precision)
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)

@@ -57,6 +57,12 @@ def test_values_arrive_with_their_types(tmp_path):
     assert [task.weight for task in config.tasks] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("steps", ["[3]", "[0, 2]", "[4, 3]", "[1, 2, 3]"])
+def test_the_profiled_steps_are_two_in_order(tmp_path, steps):
+    with pytest.raises(UserError, match=r"training.profile must be \[first, last\]"):
+        load_config(write(tmp_path, f"training: {{profile: {steps}}}"))
+
+
 def test_overrides_replace_values_at_any_depth(tmp_path):
     path = write(tmp_path, "training: {steps: 10}")
     overrides = ["training.steps=7", "diffusion.train_schedule.name=cosine", "model.channel_mults=[1,3]"]

@@ -14,6 +14,7 @@ from golden import DATA, golden_unet, relative_error
 from mindspore import Parameter, Tensor, nn
 from PIL import Image
 
+from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.data.forms import Photo
@@ -60,30 +61,37 @@ def call(step, *target):
     return [out.asnumpy() for out in step(Tensor(np.array(target, np.float32)))]
 
 
-def test_gradients_are_clipped_by_their_global_norm():
+@pytest.fixture(params=["each", "joined"])
+def both_forms(request, monkeypatch):
+    """Steps on each weight by itself, as on a CPU, and on one buffer of all, as on an NPU."""
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: request.param == "joined")
+
+
+def test_gradients_are_clipped_by_their_global_norm(both_forms):
     step, w, _ = sgd_step(max_grad_norm=1.0)
     loss, norm, finite = call(step, 0, 0)
     assert (loss, norm, finite) == (pytest.approx(12.5), pytest.approx(5.0), True)
     np.testing.assert_allclose(w.asnumpy(), [3 - 0.5 * 0.6, 4 - 0.5 * 0.8], rtol=1e-5)
 
 
-def test_small_gradients_are_not_clipped():
+def test_small_gradients_are_not_clipped(both_forms):
     step, w, _ = sgd_step(max_grad_norm=10.0)
     call(step, 0, 0)
     np.testing.assert_allclose(w.asnumpy(), [1.5, 2.0], rtol=1e-5)
 
 
-def test_average_follows_its_recursion():
+def test_average_follows_its_recursion(both_forms):
     step, w, average = sgd_step(max_grad_norm=0, ema_decay=0.2)
     expected = average.asnumpy().copy()  # asnumpy shares the parameter's memory
     for t in range(4):
         call(step, 1, -1)
         decay = min(0.2, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * w.asnumpy()
+        step.give_average()
         np.testing.assert_allclose(average.asnumpy(), expected, rtol=1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_their_calls():
+def test_accumulated_gradients_are_the_mean_of_their_calls(both_forms):
     step, w, _ = sgd_step(max_grad_norm=0, accumulation=3)
     for number, target in enumerate([(0, 0), (3, 0), (0, 6)] * 2):
         before = w.asnumpy().copy()
@@ -94,11 +102,12 @@ def test_accumulated_gradients_are_the_mean_of_their_calls():
             np.testing.assert_allclose(w.asnumpy(), before - 0.5 * (before - [1, 2]), rtol=1e-5)
 
 
-def test_a_step_that_overflows_changes_nothing_but_the_loss_scale():
+def test_a_step_that_overflows_changes_nothing_but_the_loss_scale(both_forms):
     step, w, average = sgd_step(loss_scaling=True, max_grad_norm=0)
     scale = float(step.loss_scale.asnumpy())
     _, _, finite = call(step, np.inf, 0)
     assert not finite
+    step.give_average()
     np.testing.assert_array_equal(w.asnumpy(), [3, 4])
     np.testing.assert_array_equal(average.asnumpy(), [3, 4])
     assert float(step.loss_scale.asnumpy()) == scale / 2
@@ -229,6 +238,27 @@ def test_a_state_of_before_goes_on_to_the_weights_of_before(photos):
         assert relative_error(after, before) < 1e-5
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_in_one_buffer_a_run_goes_on_from_a_state_of_the_other_form_to_the_same_weights(photos, tmp_path, monkeypatch,
+                                                                                        accumulation):
+    whole = tiny_config(photos, tmp_path / "whole", accumulation=accumulation, steps=4, sample_every=1, save_every=2)
+    run(whole)
+    joined = dataclasses.replace(whole, training=dataclasses.replace(whole.training, output=str(tmp_path / "joined")))
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: True)
+    run(joined, resume=str(tmp_path / "whole" / "state_0000002.safetensors"))
+    for group in ("weights", "ema", "optimizer"):
+        expected, actual = (Checkpoint(tmp_path / name / "state_0000004.safetensors").tensors(group)
+                            for name in ("whole", "joined"))
+        assert expected.keys() == actual.keys()
+        for name, value in expected.items():
+            # The norm is summed in another order, and Adam divides each gradient by its size.
+            np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    # The second of the run's grids shows the average of its time, too.
+    last, same, before = (np.asarray(Image.open(tmp_path / path), int) for path in (
+        "whole/samples/step_0000004.png", "joined/samples/step_0000004.png", "joined/samples/step_0000003.png"))
+    assert 5 * np.abs(same - last).mean() < np.abs(before - last).mean()
+
+
 @pytest.fixture(scope="module")
 def compiled(photos, tmp_path_factory):
     return loop.Trainer(tiny_config(photos, tmp_path_factory.mktemp("compiled"), sample_every=0, save_every=1))
@@ -261,6 +291,62 @@ def test_gradients_that_stay_infinite_end_the_run_and_change_nothing(trainer, tm
     for group in ("weights", "ema", "optimizer"):
         for name, value in good.tensors(group).items():
             np.testing.assert_array_equal(last.tensors(group)[name], value, name)
+
+
+def test_flags_are_read_where_they_are_logged_saved_or_may_be_too_many_and_the_run_ends_at_the_same_step(
+        trainer, tmp_path, monkeypatch):
+    training = dataclasses.replace(trainer.config.training, steps=40, log_every=7, save_every=11, max_skipped=5)
+    monkeypatch.setattr(trainer, "config", dataclasses.replace(trainer.config, training=training))
+    reads = []
+
+    class Flag:
+        def __init__(self, step):
+            self.step = step
+
+        def asnumpy(self):
+            reads.append((self.step, trainer.step))
+            return np.array(self.step not in (8, 9, 13, *range(17, 30)))
+
+    number = Tensor(1.0)
+    monkeypatch.setattr(trainer, "train_on", lambda batch: (number, number, Flag(trainer.step + 1)))
+    with pytest.raises(Stopped, match="stopped at step 21: the gradients of the last 5 steps were not finite"):
+        trainer.run()
+    assert [step for step, _ in reads] == list(range(1, 22))
+    assert sorted({at for _, at in reads}) == [5, 7, 11, 14, 19, 21]
+    assert [json.loads(line)["skipped"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0, 3, 5]
+
+
+@pytest.mark.parametrize("first, last, recorded", [(2, 3, (2, 3)), (5, 9, (5, 6)), (7, 9, ())])
+def test_the_steps_asked_for_are_profiled(trainer, tmp_path, monkeypatch, capsys, first, last, recorded):
+    training = dataclasses.replace(trainer.config.training, save_every=6, profile=(first, last))
+    monkeypatch.setattr(trainer, "config", dataclasses.replace(trainer.config, training=training))
+    trainer.run()
+    found = list(tmp_path.glob("profile/*_ascend_ms/ASCEND_PROFILER_OUTPUT/trace_view.json"))
+    assert len(found) == bool(recorded) and (tmp_path / "model.safetensors").is_file()
+    if recorded:
+        assert f"steps {first} to {last} are profiled" in capsys.readouterr().err
+        events = [event["name"] for event in json.loads(found[0].read_text()) if "dur" in event]
+        assert sum("/Adam-op" in name for name in events) == 2 * len(trainer.step_cell.weights)
+
+
+def test_ranks_vote_about_once_a_second_and_one_process_is_always_heard(monkeypatch):
+    seconds, asked = [0.0], []
+
+    def sum_over_ranks(values):
+        asked.append(round(seconds[0], 3))
+        return np.float32(values) * runtime.ranks()
+
+    monkeypatch.setattr(runtime, "sum_over_ranks", sum_over_ranks)
+    monkeypatch.setattr(loop.time, "monotonic", lambda: seconds[0])
+    for ranks, expected in ((1, list(range(1, 41))), (2, [1, 2, 6, 10, 14, 18, 22, 26, 30, 34, 38])):
+        monkeypatch.setattr(runtime, "ranks", lambda number=ranks: number)
+        seconds[0], asked[:] = 0.0, []
+        votes, heard = loop._Votes(0), []
+        for step in range(1, 41):
+            seconds[0] += 60 if step == 1 else 0.24  # the first one is compiled
+            heard.append(votes.count(step, [step > 20])[0] > 0)
+        assert len(asked) == len(expected)
+        assert heard.index(True) + 1 == next(step for step in expected if step > 20)
 
 
 def test_weights_that_are_not_finite_are_never_saved(trainer, tmp_path):

@@ -26,6 +26,7 @@ from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
+from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, WarmUp
 from palette_ms.training.teacher import open_teacher
@@ -33,6 +34,7 @@ from palette_ms.training.teacher import open_teacher
 MODEL_FILE = "model.safetensors"
 _STATE_PATTERN = "state_*.safetensors"
 _SAMPLE_PICTURES = 6
+_VOTE_SECONDS, _MOST_STEPS = 1.0, 100  # between two votes of the ranks, whichever is sooner; but never below one step
 
 
 class Trainer:
@@ -141,14 +143,21 @@ class Trainer:
 
     def _optimizer_parameters(self):
         """By the names they have in a training state, on any number of ranks."""
-        networks = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
-        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in networks}
+        others = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
+        others.update(map(id, (*self.step_cell.averages, *self.step_cell.gathered)))
+        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in others}
         found.pop(None, None)
         return found
 
+    def _nothing_gathered(self):
+        """What a training state holds of the gradients of the calls that make a step: zeros, since steps are whole."""
+        weights = self.step_cell.weights if self.config.training.accumulation > 1 else ()
+        return {f"gathered.{weight.name}": np.zeros(weight.shape, np.float32) for weight in weights}
+
     def optimizer_arrays(self):
         """What a training state holds besides the networks, whole: all ranks must call it."""
-        return {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
+        arrays = {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
+        return {**arrays, **self._nothing_gathered()}
 
     def pictures_seen(self):
         """How many training pictures the model has seen, or None where those of its first weights are not known."""
@@ -164,6 +173,7 @@ class Trainer:
             UserError: it cannot be written.
             Stopped: the weights, their average or the optimizer's state are not finite.
         """
+        self.step_cell.give_average()
         weights, ema = unet_arrays(self.unet), unet_arrays(self.ema)
         for arrays in (weights, ema, optimizer or {}):
             for name, array in arrays.items():
@@ -175,13 +185,14 @@ class Trainer:
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none or of another network."""
         arrays, parameters = checkpoint.tensors("optimizer"), self._optimizer_parameters()
-        if arrays.keys() != parameters.keys():
+        if arrays.keys() != parameters.keys() | self._nothing_gathered().keys():
             raise UserError(f"{checkpoint.path} cannot be resumed: it holds no optimizer state for this config; "
                             "to start from its weights, set training.init_from")
         if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
             raise UserError(f"{checkpoint.path} cannot be resumed: it is not of a distillation to these steps")
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
+        self.step_cell.take_average()
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(own(self.optimizer, parameter, arrays[name])))
         self.step = checkpoint.step
@@ -199,7 +210,7 @@ class Trainer:
 
         Of several ranks, rank 0 alone writes. All leave the loop at the same step, whichever was interrupted.
 
-        Writes states, `model.safetensors`, `log.jsonl` and `samples/` into `training.output`.
+        Writes states, `model.safetensors`, `log.jsonl`, `samples/` and, where asked, `profile/` into `training.output`.
 
         Returns: path of the model.
 
@@ -211,35 +222,47 @@ class Trainer:
         training = self.config.training
         output = Path(training.output)
         end = time.monotonic() + 60 * training.max_minutes if training.max_minutes else float("inf")
-        losses, norms, skipped, skipped_in_a_row = [], [], 0, 0
+        losses, norms, unread, skipped, skipped_in_a_row = [], [], [], 0, 0
         batches = self.batches.iterate(self.step * training.accumulation)
         writes = runtime.rank() == 0
         log = TrainingLog(output if writes else None, self.step, training.steps)
-        with closing(batches), _interrupts() as signals, log:
+        profiler = StepProfiler(training.profile, output / "profile")
+        with closing(batches), _interrupts() as signals, log, closing(profiler):
             log.say("the first step is compiled, which takes from seconds to minutes ...")
-            done = self.step >= training.steps
+            done, votes = self.step >= training.steps, _Votes(self.step)
             while not done:
+                if profiler.before(self.step + 1):
+                    log.say(f"steps {self.step + 1} to {training.profile[1]} are profiled: {output / 'profile'}")
                 for _ in range(training.accumulation):
                     loss, norm, finite = self.train_on(next(batches))
                     losses.append(loss)
                 norms.append(norm)
-                skip = not finite.asnumpy()
-                skipped += skip
-                skipped_in_a_row = skipped_in_a_row + 1 if skip else 0
+                unread.append(finite)
                 self.step += 1
+                profiler.after(self.step)
                 log.advance()
                 # Read once: they may come at any line below, and the ranks must agree.
                 told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
-                terminated, interrupted, late = runtime.sum_over_ranks(told) > 0
-                stop, diverged = terminated or interrupted, skipped_in_a_row == training.max_skipped
-                done = self.step >= training.steps or late or stop or diverged
-                if done or self.step % training.log_every == 0:
+                terminated, interrupted, late = votes.count(self.step, told) > 0
+                stop = terminated or interrupted
+                done = self.step >= training.steps or late or stop
+                logs, saves = self.step % training.log_every == 0, self.step % training.save_every == 0
+                # Reading waits for the device: only where it is asked for, or where there may be too many in a row.
+                if done or logs or saves or skipped_in_a_row + len(unread) >= training.max_skipped:
+                    for flag in unread:
+                        skip = not flag.asnumpy()
+                        skipped += skip
+                        skipped_in_a_row = skipped_in_a_row + 1 if skip else 0
+                    unread = []
+                diverged = skipped_in_a_row == training.max_skipped
+                done = done or diverged
+                if done or logs:
                     log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
                     losses, norms, skipped = [], [], 0
                     complaint = self.batches.pictures.complaint()
                     if complaint:
                         log.say(f"warning: {complaint}")
-                if done or self.step % training.save_every == 0:
+                if done or saves:
                     # Where gradients are not finite, older states may be needed, however often this is tried.
                     problem = self._save_state(output, keep_all=skipped_in_a_row > 0)
                     if problem and done:
@@ -301,6 +324,7 @@ class Trainer:
             chosen = [self.shown.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
             self.samples = chosen, self._sampler(chosen)
         chosen, sampler = self.samples
+        self.step_cell.give_average()
         y_0, mask = (np.stack([getattr(sample, name) for sample in chosen]) for name in ("y_0", "mask"))
         cond = None if self.makes_pictures else np.stack([sample.cond for sample in chosen])
         noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
@@ -309,6 +333,31 @@ class Trainer:
         columns = [(target, made)] if self.makes_pictures else [(source, cond), (target, made), (target, y_0)]
         rows = zip(*([form.to_show(picture) for picture in pictures] for form, pictures in columns))
         save_atomically(grid(list(rows)), path)
+
+
+class _Votes:
+    """What the ranks are told, such as to stop, counted so that all of them learn it at the same step.
+
+    A vote waits for the device and for the slowest rank: there is one about every `_VOTE_SECONDS`. One process alone
+    is always heard.
+
+    Args:
+        step: where the run begins.
+    """
+
+    def __init__(self, step):
+        self._last, self._time, self._next = step, time.monotonic(), step + 1
+
+    def count(self, step, told):
+        """How many ranks are told each of some things (bools), as an array; zeros between votes. All must call it."""
+        if runtime.ranks() > 1 and step < self._next:
+            return np.zeros(len(told))
+        now = time.monotonic()
+        *counts, seconds = runtime.sum_over_ranks([*told, now - self._time])
+        of_a_step = seconds / runtime.ranks() / (step - self._last)  # on all ranks the same number, as the sum is
+        self._next = step + max(1, min(_MOST_STEPS, int(_VOTE_SECONDS / max(of_a_step, 1e-6))))
+        self._last, self._time = step, now
+        return np.array(counts)
 
 
 def _freeze(network, prefix):
