@@ -171,7 +171,7 @@ def config_from_dict(raw, where):
 
 def _move_keys(raw, where):
     """Nested dicts with what stood in the section model before where it belongs now."""
-    model, diffusion = raw.get("model"), raw.get("diffusion", {})
+    model, diffusion = raw.get("model"), raw.get("diffusion") or {}
     if not isinstance(model, dict) or not isinstance(diffusion, dict):
         return raw  # which will be told
     moved = {name: model[name] for name in _MOVED_TO_DIFFUSION if name in model}

@@ -22,6 +22,7 @@ from palette_ms.config import config_from_dict
 from palette_ms.data import scan
 from palette_ms.data.forms import Arrays, FileKind, Photo, forms
 from palette_ms.data.loader import TrainingBatches, crop
+from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.scan import find_ranges
 from palette_ms.data.sources import Row, decode, open_source
 from palette_ms.errors import UserError
@@ -625,3 +626,28 @@ def test_a_training_on_arrays_carries_its_ranges_and_goes_on_exactly(pairs, tmp_
     shutil.rmtree(tmp_path / "whole")
     with pytest.raises(UserError, match=r"state_0000004.safetensors has data.channels 4 → 3, this config 3 → 3"):
         run(config(pairs, (3, 3), training={"output": str(tmp_path / "part")}), "auto")
+
+
+def test_deeper_photos_are_told_of_once(tmp_path):
+    for name, array, told in (("a", np.zeros((8, 8), np.uint16), True), ("b", np.zeros((8, 8, 3), np.uint8), False)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "x.tif", array, photometric="rgb" if array.ndim == 3 else "minisblack")
+        warning = loop.depth_warning(open_source(tmp_path / name))
+        assert bool(warning) == told and (not told or "holds uint16" in warning and "data.ranges={}" in warning)
+
+
+def test_results_are_deep_enough_for_what_is_found(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 200, np.uint8))
+    tifffile.imwrite(tmp_path / "b.tif", np.full((8, 8), 4000, np.uint16))
+    one = {"source": 1, "target": 1}
+    raw = {"tasks": [{"name": "denoising"}], "data": {"path": str(tmp_path), "channels": one, "image_size": 8}}
+    data = config_from_dict(raw, "x").data
+    found = find_ranges(data, open_source(tmp_path, ARRAY_SUFFIXES), lambda text: None)
+    assert found.result == FileKind(".tif", "uint16") and found.ranges.source == found.ranges.target == ((0, 4000),)
+    raw["data"]["result"] = {"suffix": ".png", "dtype": "uint8"}
+    with pytest.raises(UserError, match="uint8 cannot hold the targets' values, 0 to 4000"):
+        find_ranges(config_from_dict(raw, "x").data, open_source(tmp_path, ARRAY_SUFFIXES), lambda text: None)
+    raw["data"]["ranges"] = {"source": [0, 50]}  # of tasks that make their sources, one is both
+    raw["data"].pop("result")
+    found = find_ranges(config_from_dict(raw, "x").data, open_source(tmp_path, ARRAY_SUFFIXES), lambda text: None)
+    assert found.ranges.source == found.ranges.target == ((0, 50),)

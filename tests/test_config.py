@@ -91,7 +91,7 @@ def test_the_networks_channels_follow_from_the_datas():
 
 def test_one_range_may_stand_alone():
     ranges = {"source": [0, 1e4], "target": [[0, 1], [0, 2], [0, 3]]}
-    ranges = config_from_dict({"data": {"ranges": ranges}}, "x").data.ranges
+    ranges = config_from_dict({"data": {"ranges": ranges}, "tasks": [{"name": "paired"}]}, "x").data.ranges
     assert ranges.source == ((0, 1e4),) and ranges.target == ((0, 1), (0, 2), (0, 3))
 
 

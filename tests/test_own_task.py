@@ -120,3 +120,48 @@ def test_the_commands_take_the_option(own, tmp_path):
     for verb in ("train", "sample", "evaluate", "export", "search_steps", "estimate", "convert"):
         done = run(["-m", f"palette_ms.{verb}", "--import", "none.py"], tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("error: --import ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("line, message", [
+    ("return y_0.astype(float)[:1], None", r"task own gives a source of the shape \(1, 4, 4\)"),
+    ("return y_0", "must give a source and a mask"), ("return y_0, rng.random((4, 4))", "gives a mask of the shape"),
+    ("return None, None", "gives a source of the shape"),
+])
+def test_what_a_task_gives_is_checked(own, line, message):
+    import_tasks(own(TASK.format(decorator="@dataclass(frozen=True)", name="own").replace("return y_0, None", line)))
+    with pytest.raises(UserError, match=message):
+        TASKS["own"]().checked_pair(np.zeros((3, 4, 4), np.float32), np.random.default_rng(0), 3)
+
+
+def test_a_task_may_work_in_place_and_in_doubles(own):
+    text = TASK.format(decorator="@dataclass(frozen=True)", name="own")
+    import_tasks(own(text.replace("return y_0, None", "y_0 *= 0.5; return y_0.astype(float), None")))
+    y_0 = np.ones((3, 4, 4), np.float32)
+    cond, _ = TASKS["own"]().checked_pair(y_0, np.random.default_rng(0), 3)
+    assert (y_0 == 1).all() and (cond == 0.5).all() and cond.dtype == np.float32
+
+
+@pytest.mark.parametrize("field, message", [
+    ("k: int = 3", r"k must be an option"), ("steps = None; asks = (Ask('steps', ''),)", "which every task takes"),
+    ("k: dict = option({}.get('x'), 'of a kind that no config holds')", "which no config can hold"),
+    ("k: 'Literal[2, 4]' = option(2, 'one of two')", "k is 3; it must be one of 2, 4"),
+])
+def test_options_and_asks_that_cannot_be_are_told(own, field, message):
+    from palette_ms.config import config_from_dict
+
+    text = TASK.format(decorator="@dataclass(frozen=True)", name="own")
+    text = text.replace('name = "own"', f'name = "own"\n    {field}')
+    text = text.replace("import Task", "import Task, option\nfrom palette_ms.tasks.asks import Ask\nfrom typing import "
+                                       "Literal")
+    with pytest.raises(UserError, match=message):
+        import_tasks(own(text))
+        config_from_dict({"tasks": [{"name": "own", "k": 3}]}, "c.yaml")
+
+
+def test_attributes_of_a_task_are_no_options():
+    from palette_ms.config import config_from_dict
+
+    for task, message in (({"name": "denoising", "has_source": False}, "unknown key .*has_source"),
+                          ({"name": ["a"]}, "name must be a text"), ({}, "name must be given")):
+        with pytest.raises(UserError, match=message):
+            config_from_dict({"tasks": [task]}, "c.yaml")

@@ -77,7 +77,7 @@ def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, monk
                    "--steps", 1) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("skipped", "warning", "error"))]
     assert len(lines) == 4
-    assert "warning: 234 values are outside the range that this model was trained with" in lines[0]
+    assert "bright.npy: 234 values are outside the range that this model was trained with" in lines[0]
     assert "nan.npy holds values that are NaN" in lines[1]
     assert "rgb.tif has 3 channels, where 1 is needed" in lines[2]
     assert lines[3] == "error: 2 of 4 pictures could not be restored"
@@ -118,3 +118,44 @@ def test_a_mask_of_pairs_says_what_is_made(tmp_path):
     assert (made[clouds] != cloudy[clouds]).all()
     everything, = palette.restore(cloudy, "paired", steps=2)
     assert (everything != cloudy).mean() > 0.9
+
+
+def test_known_values_stay_where_source_and_target_have_other_ranges(tmp_path):
+    data = {"channels": {"source": 1, "target": 1}, "ranges": {"source": [0, 10000], "target": [0, 1000]},
+            "result": {"suffix": ".tif", "dtype": "uint16"}}
+    palette = Palette.load(model(tmp_path / "m.safetensors", ["paired"], data), "cpu", "mindspore")
+    given = []
+    palette.chains.sampler = lambda *_: type("Chain", (), {
+        "num_steps": 1, "__call__": lambda self, *arguments: given.append(arguments) or Tensor(arguments[4])})()
+    cloudy, clouds = RNG.integers(0, 1000, (10, 12)).astype(np.uint16), np.zeros((10, 12), bool)
+    clouds[2:6, 3:9] = True
+    made, = palette.restore(cloudy, "paired", clouds, steps=2)
+    np.testing.assert_array_equal(made[~clouds], cloudy[~clouds])
+    cond, known = given[0][0], given[0][4]
+    np.testing.assert_allclose((cond[0, 0] + 1) * 5000, cloudy, atol=1e-2)
+    np.testing.assert_allclose((known[0, 0] + 1) * 500, cloudy, atol=1e-2)
+
+
+def test_pictures_of_four_channels_are_compared_in_all_of_them(tmp_path):
+    from PIL import Image
+
+    from palette_ms.evaluation.report import evaluate, match
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        picture = RNG.integers(0, 256, (16, 16, 4), np.uint8)
+        picture[..., 3] = 0  # infrared, say, and no opacity
+        Image.fromarray(picture).save(tmp_path / folder / "x.png")
+    first, second = (np.asarray(Image.open(tmp_path / folder / "x.png")).astype(float) for folder in ("a", "b"))
+    report = evaluate(match(tmp_path / "a", tmp_path / "b"), ["psnr"])
+    assert report["psnr"]["mean"] == pytest.approx(10 * np.log10(255**2 / np.mean((first - second) ** 2)), abs=1e-4)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"num_samples": 1.5}, "must be whole numbers"), ({"seed": None}, "must be whole numbers"),
+    ({"tile": "8"}, "tile and overlap must be whole numbers"), ({"image": None}, "must be a path, an array"),
+    ({"image": []}, "no picture to restore"), ({"strength": "1"}, "'<'"),
+])
+def test_odd_arguments_are_told(ct, options, message):
+    with pytest.raises(UserError, match=message):
+        Palette.load(ct, "cpu", "mindspore").restore(**{"image": CT, "task": "denoising", **options})

@@ -104,7 +104,8 @@ def list_images(folder, suffixes=SUFFIXES):
 
 def no_pictures(place, suffixes):
     """The UserError of a folder or archive without any."""
-    return UserError(f"no pictures in {place} (looked for {', '.join(suffixes)}, in subfolders too)")
+    others = "" if ".npy" in suffixes else "; .npy and .npz count where data.channels, or --arrays, is given"
+    return UserError(f"no pictures in {place} (looked for {', '.join(suffixes)}, in subfolders too{others})")
 
 
 def result_names(pictures, root):

@@ -189,7 +189,8 @@ class TrainingBatches:
         source = open_source(data.path, self.forms[1].suffixes)
         pairs = [task.name for task in config.tasks if task.needs_pairs]
         if source.paired != bool(pairs):
-            raise UserError(f"{data.path} holds pairs: they need a task of pairs, such as paired" if source.paired else
+            raise UserError(f"{data.path} holds pairs: they need the task paired, or another for pairs"
+                            if source.paired else
                             f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
                             "with the columns source and target, or such pairs packed")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.

@@ -107,8 +107,8 @@ def _form_and_span(pair, limits):
     """How the pictures of a pair are read, and how far apart the least and the greatest value are."""
     if limits is not None:
         return Arrays(), limits[1] - limits[0]
-    paths, spans = (pair.reference, *pair.samples), {}
-    pictures, channels = all(map(is_picture, paths)), set()
+    paths, found = (pair.reference, *pair.samples), {}
+    pictures = all(map(is_picture, paths))
     for path in paths:
         try:
             array = Arrays().read(path)
@@ -116,16 +116,18 @@ def _form_and_span(pair, limits):
             if pictures and not isinstance(error, Unfit):
                 return Photo(), 255  # some more files are read so, and of others it is said what is wrong
             raise
-        dtype = array.dtype
-        channels.add(array.shape[2])
-        spans[path] = 2 ** (8 * dtype.itemsize) - 1 if dtype.kind in "iu" and dtype.itemsize <= 2 else None
-        if spans[path] is None or spans[path] != spans[pair.reference]:
-            raise UserError(f"{path} holds {dtype.name}: say what the values to compare span, as --range LOW,HIGH")
-    # Photos may differ in what comes beside their colours: gray and RGB, with alpha and without. Two or four channels
-    # in all of them are those of a model of arrays.
-    if pictures and spans[pair.reference] == 255 and max(channels) <= 4 and channels not in ({2}, {4}):
+        found[path] = array.dtype, array.shape[2]
+    # Photos may differ in what comes beside their colours: gray and RGB, with alpha and without, and in their depth.
+    # Two or four channels of 8 bits in all of them are those of a model of arrays.
+    eight = [channels for dtype, channels in found.values() if dtype.itemsize == 1]
+    if pictures and eight and max(eight) <= 4 and (len(eight) < len(found) or set(eight) not in ({2}, {4})):
         return Photo(), 255
-    return Arrays(), spans[pair.reference]
+    spans = [2 ** (8 * dtype.itemsize) - 1 if dtype.kind in "iu" and dtype.itemsize <= 2 else None
+             for dtype, _ in found.values()]
+    for (path, (dtype, _)), span in zip(found.items(), spans):
+        if span is None or span != spans[0]:
+            raise UserError(f"{path} holds {dtype.name}: say what the values to compare span, as --range LOW,HIGH")
+    return Arrays(), spans[0]
 
 
 def _check_size(path, array, reference, original):

@@ -14,9 +14,10 @@ from mindspore import Tensor, nn
 
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
-from palette_ms.data.forms import Photo, forms
+from palette_ms.data.forms import Photo, Ranges, forms
 from palette_ms.data.images import grid, save_atomically
 from palette_ms.data.loader import TrainingBatches
+from palette_ms.data.readers import read_array
 from palette_ms.data.scan import find_ranges
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.distillation import DistillationLoss, halved
@@ -461,7 +462,24 @@ def with_ranges(config, state, say):
     if theirs.channels != ours.channels:
         raise UserError(f"{earlier.path} has data.channels {_in_words(theirs.channels)}, this config "
                         f"{_in_words(ours.channels)}: they must be the same")
+    for name in ("ranges", "result"):
+        given = getattr(ours, name)
+        if given not in (None, Ranges(), getattr(theirs, name)):
+            say(f"warning: data.{name} stays as it is in {earlier.path}, where this config has another")
     return dataclasses.replace(ours, ranges=theirs.ranges, result=theirs.result)
+
+
+def depth_warning(source):
+    """What is lost of deeper files by a model of photos, as a text, or None; told by the first of them."""
+    name, data = source.read(0)[-1]
+    try:
+        dtype = read_array(data, name).dtype
+    except UserError:
+        return None  # it is left out and counted
+    if dtype.itemsize == 1:
+        return None
+    return (f"{name} holds {dtype.name}, of which a model of photos takes 8 bits: data.ranges={{}} takes files as they "
+            "are")
 
 
 def _in_words(channels):
@@ -507,7 +525,9 @@ def train(config, resume=None):
     if runtime.ranks() > 1:
         say(f"a step is {config.training.batch_size} × {config.training.accumulation} pictures on each of "
             f"{runtime.ranks()} ranks")
-    warning = advice(config, trainer.pictures_before)
-    if warning:
-        say(f"warning: {warning}")
+    photos = isinstance(trainer.batches.forms[1], Photo)
+    for warning in (advice(config, trainer.pictures_before),
+                    photos and not state and depth_warning(trainer.batches.pictures.source)):
+        if warning:
+            say(f"warning: {warning}")
     return trainer.run()
