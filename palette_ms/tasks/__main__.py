@@ -7,6 +7,7 @@ import textwrap
 from palette_ms import errors
 from palette_ms.tasks import TASKS, Task, task_class
 from palette_ms.tasks.imports import add_import
+from palette_ms.tasks.task import bounds
 
 
 def main():
@@ -28,9 +29,7 @@ def main():
 
 
 def _tell_option(field):
-    bounds = [f"{word} {field.metadata[key]}" for word, key in (("at least", "least"), ("at most", "most"),
-                                                               ("above", "above")) if field.metadata[key] is not None]
-    _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"] + f" ({', '.join(bounds)})" * bool(bounds))
+    _tell(f"{field.name}: {_yaml(field.default)}", field.metadata["help"] + f" ({bounds(field)})" * bool(bounds(field)))
 
 
 def _tell(what, help):

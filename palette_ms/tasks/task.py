@@ -48,6 +48,12 @@ def option(default, help, least=None, most=None, above=None):
     return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
 
 
+def bounds(field):
+    """The range of an `option` in words, empty where it has none."""
+    ends = (("at least", "least"), ("at most", "most"), ("above", "above"))
+    return " and ".join(f"{word} {field.metadata[key]}" for word, key in ends if field.metadata.get(key) is not None)
+
+
 @dataclass(frozen=True)
 class Task:
     """The options that all tasks have, and what a task can say of itself; every subclass is a task.
@@ -102,12 +108,10 @@ class Task:
                 continue
             arguments = typing.get_args(hints[field.name])
             is_range = isinstance(value, tuple) and len(arguments) == 2 and Ellipsis not in arguments
-            bounds = [f"{word} {end}" for word, key in (("at least", "least"), ("at most", "most"), ("above", "above"))
-                      if (end := field.metadata.get(key)) is not None]
             least, most, above = (field.metadata.get(key) for key in ("least", "most", "above"))
             if any((least is not None and number < least) or (most is not None and number > most)
                    or (above is not None and number <= above) for number in numbers):
-                raise ValueError(f"{field.name} must be {' and '.join(bounds)}, not {value}")
+                raise ValueError(f"{field.name} must be {bounds(field)}, not {value}")
             if is_range and value[0] > value[1]:
                 raise ValueError(f"{field.name} must be two numbers, the smaller first, not {value}")
 
@@ -246,11 +250,10 @@ def task_class(name):
     return TASKS[name]
 
 
-def known_asks(tasks=None):
-    """What users may ask of some tasks (classes or objects; None: all there are): dict from each `Ask` to the names of
-    the tasks that take it."""
+def known_asks():
+    """What users may ask: dict from each `Ask` to the names of the tasks that take it."""
     takers = {}
-    for task in TASKS.values() if tasks is None else tasks:
+    for task in TASKS.values():
         for ask in task.asks:
             takers.setdefault(ask, []).append(task.name)
     return takers
