@@ -5,9 +5,9 @@
 
 PHOTOS is a folder; its first NUMBER photos are used, each whole, shrunk to 800 pixels on the longer side where it is
 larger. Rows are kinds of damage: means over the photos of PSNR in dB and SSIM over what was to be made (the hole, or
-all), and the lead on the best classical method ± 1.96 standard errors; seconds a photo, without loading. Colour is told
-as the error of ab in CIE Lab (lower is better). `pip install bm3d` adds BM3D, a minute a photo. --pictures writes for
-each row and photo damaged | classical methods … | models … | original.
+all); of a model also its seconds a photo, without loading, and its lead on the best classical method ± 1.96 standard
+errors. Colour is told as the error of ab in CIE Lab (lower is better). `pip install bm3d` adds BM3D, a minute a photo.
+--pictures writes for each row and photo damaged | classical methods … | models … | original.
 """
 
 import argparse
@@ -146,8 +146,8 @@ def main():
             mean = values.mean(0)
             lead = values[:, 0] - found[rival][:, 0]
             spread = 1.96 * lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else float("nan")
-            told = f"  {lead.mean():+6.2f} ± {spread:.2f} to {rival}" if name in palettes else ""
-            print(f"  {name[-40:]:40} {mean[0]:7.2f} {mean[1]:7.4f} {mean[2]:7.2f} s{told}", flush=True)
+            told = f" {mean[2]:7.2f} s  {lead.mean():+6.2f} ± {spread:.2f} to {rival}" if name in palettes else ""
+            print(f"  {name[-40:]:40} {mean[0]:7.2f} {mean[1]:7.4f}{told}", flush=True)
         report[row] = {name: values.tolist() for name, values in found.items()}
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
