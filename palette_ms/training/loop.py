@@ -244,7 +244,7 @@ class Trainer:
                 log.advance()
                 # Read once: they may come at any line below, and the ranks must agree.
                 told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
-                terminated, interrupted, late = votes.count(self.step, told) > 0
+                terminated, interrupted, late = votes.count(self.step, told, finite) > 0
                 stop = terminated or interrupted
                 done = self.step >= training.steps or late or stop
                 logs, saves = self.step % training.log_every == 0, self.step % training.save_every == 0
@@ -349,10 +349,17 @@ class _Votes:
     def __init__(self, step):
         self._last, self._time, self._next = step, time.monotonic(), step + 1
 
-    def count(self, step, told):
-        """How many ranks are told each of some things (bools), as an array; zeros between votes. All must call it."""
-        if runtime.ranks() > 1 and step < self._next:
-            return np.zeros(len(told))
+    def count(self, step, told, outcome):
+        """How many ranks are told each of some things (bools), as an array; zeros between votes. All must call it.
+
+        outcome: a Tensor of the step.
+        """
+        if runtime.ranks() > 1:
+            if step < self._next:
+                return np.zeros(len(told))
+            # Ends the step: its gradients are summed over the ranks by the graph, which runs beside this, and two sums
+            # that the ranks begin in another order would wait for each other.
+            outcome.asnumpy()
         now = time.monotonic()
         *counts, seconds = runtime.sum_over_ranks([*told, now - self._time])
         of_a_step = seconds / runtime.ranks() / (step - self._last)  # on all ranks the same number, as the sum is
