@@ -75,8 +75,9 @@ class Platform:
 
     def environ(self, host=0, **variables):
         (self.folder / f"host{host}").mkdir(exist_ok=True)
-        kept = {name: value for name, value in os.environ.items()
-                if not name.startswith(("MA_", "VC_", "RANK_", "HCCL_"))}
+        # Not what MindSpore, or another test, has set in this process: ranks that got it have failed to meet.
+        kept = {name: os.environ[name] for name in ("HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+                if name in os.environ}
         return {**kept, "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "FAKE_OBS": str(self.obs),
                 "PYTHONPATH": str(self.folder / "lib"), "NOTE": str(self.folder / f"note{host}"),
                 "MA_JOB_DIR": str(self.folder / f"host{host}"), **variables}
@@ -407,13 +408,16 @@ def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(p
     arguments = ["--config", str(config), "--data_url=obs://bucket/photos", "--train_url=obs://bucket/run",
                  "--device=CPU"]
     run, work = platform.obs / "bucket" / "run", platform.folder / "host0" / "work"
-    process = subprocess.Popen(platform.command(*arguments, "--work_dir", str(work)), env=platform.environ(),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(work.glob("output/*/state_*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(300) == 143
+    for _ in range(3):  # beside other tests, the rank and MindSpore's scheduler have failed to meet
+        process = subprocess.Popen(platform.command(*arguments, "--work_dir", str(work)), env=platform.environ(),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 90
+        while not list(work.glob("output/*/state_*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) == 143
+        if list(run.glob("state_*.safetensors")):
+            break
     step = Checkpoint(max(run.glob("state_*.safetensors"))).step
     done = platform.boot(*arguments, f"--training.steps={step + 2}")
     assert done.returncode == 0, done.stdout + done.stderr
