@@ -21,9 +21,9 @@ from palette_ms.tasks import Task, task_class
 from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.unet.config import ModelConfig
 
-# Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.10's X | None
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+# Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
 _MOVED_TO_DIFFUSION = ("from_source", "noise_input")
 
 
@@ -120,6 +120,14 @@ class Config:
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
     distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
+
+    def place(self, task):
+        """Where the first task of a name stands in `tasks`. Raises UserError: there is none."""
+        names = [known.name for known in self.tasks]
+        if task not in names:
+            raise UserError(f"this model does not know the task {task!r}: it was trained for "
+                            f"{', '.join(dict.fromkeys(names))}")
+        return names.index(task)
 
     def to_dict(self):
         """As nested dicts and lists that YAML and JSON can hold."""

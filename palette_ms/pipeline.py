@@ -128,7 +128,7 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task, pictures of several sizes.
         """
-        place = self._place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
+        place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
@@ -277,16 +277,10 @@ class Palette:
         if task is None and len(self.tasks) > 1:
             raise UserError(f"this model knows several tasks: name one of {', '.join(self.tasks)}")
         task = task or self.tasks[0]
-        place = self._place(task)
+        place = self.config.place(task)
         labels = None if self.config.model.num_classes is None else (place,) * batch
         sampler = self.chains.sampler(labels, self.config.tasks[place], self._sampling(sampler=sampler, steps=steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
-
-    def _place(self, task):
-        """Of a task among those of the config."""
-        if task not in self.tasks:
-            raise UserError(f"this model does not know the task {task!r}: it was trained for {', '.join(self.tasks)}")
-        return [config.name for config in self.config.tasks].index(task)
 
     def _sampling(self, **options):
         try:

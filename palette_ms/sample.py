@@ -11,7 +11,7 @@ from palette_ms.data.images import list_images, result_names
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
-from palette_ms.tasks import known_asks
+from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
 # On the quickstart model within a grey level of its own limit, and no worse than the whole chain: see docs/sampling.md.
@@ -113,11 +113,13 @@ def inputs(source, output, suffixes):
 def restore(palette, work, args):
     task = choose_task(palette, args)
     failed, options = 0, sampling(args, palette, task)
+    given = {ask.name: getattr(args, ask.name) for ask in known_asks()}
+    check_asked(task, given, palette.config.data.image_size, palette.forms[0])  # once, and not for each picture
     for picture, target in work[runtime.rank()::runtime.ranks()]:
         try:
             if picture.resolve() == palette.forms[1].path(target).resolve():
                 raise UserError(f"{picture} would be overwritten: choose another --output")
-            asked = {ask.name: ask.of(getattr(args, ask.name), picture) for ask in known_asks()}
+            asked = {ask.name: ask.of(given[ask.name], picture) for ask in known_asks()}
             with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
                 results = palette.restore(picture, task.name, num_samples=args.num_samples, seed=args.seed,
                                           tile=args.tile, overlap=args.overlap, progress=bar, **asked, **options)
@@ -140,19 +142,20 @@ def write(palette, results, target):
         try:
             path = palette.forms[1].save(result, name)
         except OSError as error:
-            raise UserError(f"cannot write {name}: {error.strerror}") from None
+            raise UserError(f"cannot write {palette.forms[1].path(name)}: {error.strerror}") from None
         print(path, flush=True)  # msrun ends a rank at once where another one has failed
 
 
 def choose_task(palette, args):
     """The task that is named, or else the only one, or the only one that takes, or else needs, all that is asked."""
-    tasks = {task.name: task for task in palette.config.tasks}
-    if args.task is not None and args.task not in tasks:
-        raise UserError(f"this model does not know the task {args.task!r}: it was trained for {', '.join(tasks)}")
+    known = palette.config.tasks
+    if args.task is not None:
+        return known[palette.config.place(args.task)]
+    tasks = {name: known[palette.config.place(name)] for name in palette.tasks}
     asked = {ask.name for ask in known_asks() if getattr(args, ask.name) is not None}
     fitting = [name for name, task in tasks.items() if asked <= {ask.name for ask in task.asks}] if asked else []
     needing = [name for name in fitting if asked & set(tasks[name].required)]
-    for choices in ([args.task] * (args.task is not None), list(tasks), fitting, needing):
+    for choices in (list(tasks), fitting, needing):
         if len(choices) == 1:
             return tasks[choices[0]]
     raise UserError(f"this model knows several tasks: add --task {' or --task '.join(tasks)}")

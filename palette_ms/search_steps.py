@@ -37,8 +37,8 @@ def main():
     training = dataclasses.replace(checkpoint.config.training, seed=args.seed)
     config = dataclasses.replace(checkpoint.config, data=data, training=training)
     names = [task.name for task in config.tasks]
-    if args.task is not None and args.task not in names:
-        raise UserError(f"this model does not know the task {args.task!r}: it was trained for {', '.join(names)}")
+    if args.task is not None:
+        config.place(args.task)
     if config.diffusion.distilled:
         raise UserError("this model was distilled to steps of its own: there are none to search")
     runtime.setup(args.device)

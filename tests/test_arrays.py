@@ -637,6 +637,11 @@ def test_deeper_photos_are_told_of_once(tmp_path):
         assert bool(warning) == told and (not told or "holds uint16" in warning and "data.ranges={}" in warning)
 
 
+def test_a_first_picture_that_is_missing_is_no_matter_of_depth(tmp_path):
+    (tmp_path / "list.txt").write_text("none.png\n")
+    assert loop.depth_warning(open_source(tmp_path / "list.txt")) is None
+
+
 def test_results_are_deep_enough_for_what_is_found(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 200, np.uint8))
     tifffile.imwrite(tmp_path / "b.tif", np.full((8, 8), 4000, np.uint16))

@@ -84,6 +84,15 @@ def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, monk
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bright.tif", "good.tif"]
 
 
+def test_what_is_wrong_with_what_is_asked_is_told_once_for_a_folder(ct, tmp_path, monkeypatch, capsys):
+    for name in "abc":
+        tifffile.imwrite(tmp_path / f"{name}.tif", CT)
+    assert command(monkeypatch, "--ckpt", ct, "--input", tmp_path, "--output", tmp_path / "out", "--task",
+                   "inpainting") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("inpainting needs mask" in line for line in lines) == 1 and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("source, target, kind", [
     (4, 3, {"suffix": ".tif", "dtype": "uint16"}), (1, 3, {"suffix": ".npy", "dtype": "float32"})])
 def test_sources_and_targets_may_have_other_channels(tmp_path, monkeypatch, source, target, kind):

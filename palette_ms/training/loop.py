@@ -478,8 +478,8 @@ def with_ranges(config, state, say):
 
 def depth_warning(source):
     """What is lost of deeper files by a model of photos, as a text, or None; told by the first of them."""
-    name, data = source.read(0)[-1]
     try:
+        name, data = source.read(0)[-1]
         dtype = read_array(data, name).dtype
     except UserError:
         return None  # it is left out and counted
