@@ -275,6 +275,9 @@ def _build_task(value, where, key):
     except UserError as error:
         raise UserError(f"{where}: {key}.name: {error}") from None
     try:
+        # The defaults too, which in a user's own task may be anything.
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        _build_dataclass(kind, defaults, f"the task {name}", "default")
         return _build_dataclass(kind, value, where, key)
     except ValueError as error:
         raise UserError(f"{where}: {key}.{error}") from None
@@ -307,8 +310,8 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: training.recompute must be from 0 to {len(config.model.channel_mults)}, the number "
                         "of levels in model.channel_mults")
     profile = config.training.profile
-    if profile is not None and (len(profile) != 2 or not 1 <= profile[0] <= profile[1]):
-        raise UserError(f"{where}: training.profile must be [first, last], two steps counted from 1, not "
+    if profile is not None and (len(profile) != 2 or not 1 <= profile[0] <= profile[1] <= config.training.steps):
+        raise UserError(f"{where}: training.profile must be [first, last], two steps from 1 to training.steps, not "
                         f"{list(profile)}")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
@@ -357,7 +360,8 @@ def _check_data(config, where):
     if data.result and photos:
         raise UserError(f"{where}: data.result is for arrays, and photos are written as PNG of 8 bits: add "
                         "data.ranges, if only {}")
-    if data.result and not can_write(data.result.suffix, data.result.dtype, data.channels.target):
+    if data.result and None not in vars(data.result).values() and not can_write(**vars(data.result),
+                                                                               channels=data.channels.target):
         raise UserError(f"{where}: data.result: no {data.result.suffix} can hold {data.channels.target} channels of "
                         f"{data.result.dtype}; .npy can")
     given = data.ranges or Ranges()
@@ -365,7 +369,7 @@ def _check_data(config, where):
             task.needs_pairs for task in config.tasks):
         raise UserError(f"{where}: data.ranges.source must be that of target, or left out: the tasks make their "
                         "sources of the targets")
-    if data.result and given.target and not can_hold(data.result.dtype, given.target):
+    if data.result and data.result.dtype and given.target and not can_hold(data.result.dtype, given.target):
         raise UserError(f"{where}: data.result: {data.result.dtype} cannot hold the values of data.ranges.target")
     for i, task in enumerate(config.tasks):
         if task.needs_rgb and not photos:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from palette_ms.chains import Chains
 from palette_ms.checkpoint import Checkpoint
-from palette_ms.data.forms import forms
+from palette_ms.data.forms import can_hold, cast, forms
 from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, WholeChain
 from palette_ms.errors import UserError
@@ -144,15 +144,19 @@ class Palette:
         source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source) for mask in masks]
         pictures = self._read(images, source)
-        size = task.size(*pictures[0].shape[:2], asked[0])
+        size = task.checked_size(*pictures[0].shape[:2], asked[0])
         pictures = [picture if picture.shape[:2] == size else source.resize(picture, *size) for picture in pictures]
         holes = [np.stack(masks) for masks in zip(*(
-            task.holes(*size, request, generator(seed, "mask")) for request in asked))]
+            task.checked_holes(*size, request, generator(seed, "mask")) for request in asked))]
         labels = None if self.config.model.num_classes is None else (place,) * (num_samples * len(pictures))
         channels = self.config.data.channels
         if channels.source != channels.target and not all(hole.all() for hole in holes):
             raise UserError(f"a mask needs results of as many channels as their sources, and this model makes "
                             f"{channels.target} of {channels.source}: what lies outside of it would not be known")
+        known = [(picture.min(), picture.max()) for picture in pictures]
+        if target.kind and not can_hold(target.kind.dtype, known) and not all(hole.all() for hole in holes):
+            raise UserError(f"results of this model are {target.kind.dtype}, which cannot hold what is known of the "
+                            "picture: save it with the values that the model was trained with")
         padded = [self._pad(hole) for hole in holes]
         chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, padded)
         run = functools.partial(self._run, task, chains, holes, sampling, num_samples, seed)
@@ -160,9 +164,9 @@ class Palette:
         results = [[] for _ in pictures]
         for number, y in enumerate(made):
             k, result = number // num_samples, target.from_float(y)
-            if source.channels == target.channels and result.dtype == pictures[k].dtype:
+            if source.channels == target.channels:
                 # What was known comes back as it was, not as floats that were rounded.
-                result = task.put_back(result, pictures[k], holes[0][k], asked[k])
+                result = task.put_back(result, cast(pictures[k], result.dtype), holes[0][k], asked[k])
             results[k].append(target.image(result))
         return results if several else results[0]
 
@@ -206,7 +210,7 @@ class Palette:
                 for picture, k in zip(pictures, hole_of)]
         guess = None
         if sampling.strength < 1:
-            guess = [task.guess(source, hole[k]) for source, k in zip(cond, hole_of)]
+            guess = [task.checked_guess(source, hole[k]) for source, k in zip(cond, hole_of)]
             guess = np.repeat(self._as_targets(task, guess), samples, 0)
         known = self._as_targets(task, pictures)
         cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, num_samples, 0)
@@ -285,7 +289,7 @@ class Palette:
     def _sampling(self, **options):
         try:
             sampling = Sampling(**options)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels
         if sampling.strength < 1 and channels.source != channels.target:

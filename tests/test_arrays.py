@@ -20,7 +20,7 @@ from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.config import config_from_dict
 from palette_ms.data import scan
-from palette_ms.data.forms import Arrays, FileKind, Photo, forms
+from palette_ms.data.forms import Arrays, FileKind, Photo, Ranges, forms
 from palette_ms.data.loader import TrainingBatches, crop
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.scan import find_ranges
@@ -657,3 +657,45 @@ def test_results_are_deep_enough_for_what_is_found(tmp_path):
     raw["data"].pop("result")
     found = find_ranges(config_from_dict(raw, "x").data, open_source(tmp_path, ARRAY_SUFFIXES), lambda text: None)
     assert found.ranges.source == found.ranges.target == ((0, 50),)
+
+
+def test_fractions_are_written_as_such_and_resuming_with_the_same_ranges_says_nothing(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0, 1], [1, 0]], np.uint16))
+    np.save(tmp_path / "b.npy", np.array([[0, 0.5], [1, 0]], np.float32))
+    raw = {"tasks": [{"name": "denoising"}],
+           "data": {"path": str(tmp_path), "channels": {"source": 1, "target": 1}, "image_size": 8,
+                    "ranges": {"source": [0, 1]}, "result": {"suffix": ".tif"}}}
+    given = config_from_dict(raw, "x")
+    found = find_ranges(given.data, open_source(tmp_path, ARRAY_SUFFIXES), lambda text: None)
+    assert found.result == FileKind(".tif", "float32")
+    said = []
+    state = type("State", (), {"config": dataclasses.replace(given, data=found), "path": "state"})
+    assert loop.with_ranges(given, state, said.append) == found and not said
+    other = dataclasses.replace(given.data, ranges=Ranges(((0, 2),)))
+    loop.with_ranges(dataclasses.replace(given, data=other), state, said.append)
+    assert len(said) == 1 and "data.ranges stays" in said[0]
+
+
+@pytest.mark.parametrize("form", [Photo(), Arrays(1)])
+def test_masks_mean_the_same_to_photos_and_arrays(form, tmp_path):
+    hole = np.zeros((6, 8), bool)
+    hole[2:4, 3:6] = True
+    strokes = np.zeros((6, 8, 4), np.uint8)
+    strokes[hole] = 255  # white on transparent black
+    files = {"zero_one.png": hole.astype(np.uint8), "white.png": 255 * hole.astype(np.uint8), "strokes.png": strokes,
+             "deep.png": 4095 * hole.astype(np.uint16)}
+    for name, array in files.items():
+        Image.fromarray(array).save(tmp_path / name)
+        np.testing.assert_array_equal(form.read_mask(tmp_path / name), hole)
+    np.save(tmp_path / "hole.npy", hole)
+    for mask in (tmp_path / "hole.npy", hole, hole[..., None], hole.astype(float), hole.astype(np.int64)):
+        np.testing.assert_array_equal(form.read_mask(mask), hole)
+
+
+def test_pairs_whose_mask_is_empty_are_left_out_and_counted(tmp_path):
+    for name in ("s", "t", "m"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text("source,target,mask\ns.png,t.png,m.png\n")
+    with pytest.raises(UserError, match="none of the 1 pictures can be read.*m.png has no white pixel"):
+        TrainingBatches(config_from_dict({"tasks": [{"name": "paired"}],
+                                          "data": {"path": str(tmp_path / "t.csv"), "image_size": 8}}, "x")).sample(0)

@@ -124,7 +124,9 @@ def test_the_commands_take_the_option(own, tmp_path):
 @pytest.mark.parametrize("line, message", [
     ("return y_0.astype(float)[:1], None", r"task own gives a source of the shape \(1, 4, 4\)"),
     ("return y_0", "must give a source and a mask"), ("return y_0, rng.random((4, 4))", "gives a mask of the shape"),
-    ("return None, None", "gives a source of the shape"),
+    ("return None, None", "gives a source of the shape"), ("return y_0 * float('nan'), None", "NaN or infinite"),
+    ("return y_0, 2 + y_0[:1]", "a mask with values that are not from 0 to 1"),
+    ("return [[1], [1, 2]], None", "gives a source of the shape"),
 ])
 def test_what_a_task_gives_is_checked(own, line, message):
     import_tasks(own(TASK.format(decorator="@dataclass(frozen=True)", name="own").replace("return y_0, None", line)))
@@ -142,6 +144,10 @@ def test_a_task_may_work_in_place_and_in_doubles(own):
 
 @pytest.mark.parametrize("field, message", [
     ("k: int = 3", r"k must be an option"), ("steps = None; asks = (Ask('steps', ''),)", "which every task takes"),
+    ("asks = (Ask('num-samples', ''),)", "cannot be the name of an ask"),
+    ("required = ('nix',)", "for each name in required"),
+    ("asks = (Ask('a', '', choices=[2]),)", "the type of the ask a"),
+    ("k: int = option('x', 'no number')", "default.k must be"),
     ("k: dict = option({}.get('x'), 'of a kind that no config holds')", "which no config can hold"),
     ("k: 'Literal[2, 4]' = option(2, 'one of two')", "k is 3; it must be one of 2, 4"),
 ])
@@ -164,3 +170,24 @@ def test_attributes_of_a_task_are_no_options():
                           ({"name": ["a"]}, "name must be a text"), ({}, "name must be given")):
         with pytest.raises(UserError, match=message):
             config_from_dict({"tasks": [task]}, "c.yaml")
+
+
+def test_what_a_task_says_of_sizes_holes_and_guesses_is_checked(own):
+    text = TASK.format(decorator="@dataclass(frozen=True)", name="own") + """
+    def size(self, height, width, asked):
+        return 1.5 * height, width
+
+    def holes(self, height, width, asked, rng):
+        return [[[True] * width] * height]
+
+    def guess(self, cond, hole):
+        return cond[:1]
+"""
+    import_tasks(own(text))
+    task, y = TASKS["own"](), np.zeros((3, 4, 5), np.float32)
+    with pytest.raises(UserError, match=r"of the size 4×5: it must be two whole numbers"):
+        task.checked_size(4, 5, {})
+    with pytest.raises(UserError, match="gives a hole of the shape"):
+        task.checked_holes(4, 5, {}, None)
+    with pytest.raises(UserError, match=r"gives a source of the shape \(1, 4, 5\)"):
+        task.checked_guess(y, y[:1])

@@ -163,8 +163,22 @@ def test_pictures_of_four_channels_are_compared_in_all_of_them(tmp_path):
 @pytest.mark.parametrize("options, message", [
     ({"num_samples": 1.5}, "must be whole numbers"), ({"seed": None}, "must be whole numbers"),
     ({"tile": "8"}, "tile and overlap must be whole numbers"), ({"image": None}, "must be a path, an array"),
-    ({"image": []}, "no picture to restore"), ({"strength": "1"}, "'<'"),
+    ({"image": []}, "no picture to restore"), ({"strength": "1"}, "strength must be a number, not '1'"),
+    ({"steps": 2.5}, "steps must be a whole number"),
+    ({"guidance": float("nan")}, "guidance must be at least 1"),
 ])
 def test_odd_arguments_are_told(ct, options, message):
     with pytest.raises(UserError, match=message):
         Palette.load(ct, "cpu", "mindspore").restore(**{"image": CT, "task": "denoising", **options})
+
+
+def test_known_values_come_back_from_files_of_another_depth(ct, tmp_path):
+    palette = Palette.load(ct, "cpu", "mindspore")
+    hole = np.zeros((13, 18), bool)
+    hole[3:9, 5:12] = True
+    for given in (CT.clip(0, 200).astype(np.uint8), CT.astype(np.float32) + 0.25, CT.astype(np.int32)):
+        made, = palette.restore(given, "inpainting", hole, steps=2)
+        assert made.dtype == np.int16
+        np.testing.assert_array_equal(made[~hole], np.round(given[~hole]))
+    with pytest.raises(UserError, match="results of this model are int16, which cannot hold"):
+        palette.restore(CT.astype(np.int32) + 40000, "inpainting", hole, steps=2)

@@ -39,11 +39,11 @@ class Ranges:
 
 @dataclass(frozen=True)
 class FileKind:
-    """How results are written."""
+    """How results are written. None: as the targets of the training."""
 
-    suffix: Literal[tuple(WRITERS)] = ".tif"
-    dtype: Literal["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
-                   "float32"] = "uint16"
+    suffix: Optional[Literal[tuple(WRITERS)]] = None
+    dtype: Optional[Literal["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
+                            "float32"]] = None
 
 
 def forms(data):
@@ -57,11 +57,26 @@ def forms(data):
 
 def can_hold(dtype, ranges):
     """Whether a dtype (its name) has all values of some ranges (low, high), but for fractions."""
-    dtype = np.dtype(dtype)
-    if dtype.kind == "f":
-        return True
-    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    least, most = _ends(np.dtype(dtype))
     return all(least <= low and high <= most for low, high in ranges)
+
+
+def _ends(dtype):
+    """The least and the greatest value of a dtype."""
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    return (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+
+def cast(values, dtype):
+    """An array in another dtype: to whole numbers it is rounded and clipped."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f" or values.dtype == dtype:
+        return values.astype(dtype)
+    least, most = _ends(dtype)
+    if dtype.itemsize == 8:
+        most = np.nextafter(float(most), 0)  # float64 rounds the largest whole number up, out of the dtype
+    return values.astype(np.float64).round().clip(least, most).astype(dtype)
 
 
 class Unfit(UserError):
@@ -90,6 +105,23 @@ class Form:
         channels: how many.
     """
 
+    def read_mask(self, source, name=None):
+        """bool (H, W): where a mask is white, above half of its values' range; opacity counts for nothing.
+
+        Args:
+            source: a path, an open file, a PIL image, or an array (H, W) or (H, W, C), of any type.
+            name: what errors call an open file.
+
+        Raises:
+            UserError: see `palette_ms.data.readers.read_array`.
+        """
+        array = Arrays().read(source, name)
+        if array.shape[2] in (2, 4):  # what is beside gray or RGB is opacity
+            array = array[..., :-1]
+        values = array.mean(2, np.float64)
+        # Of 8 bits white is 255, whatever noise a JPEG has beside black, unless they are the 0 and 1 of other programs.
+        return values > (127 if array.dtype == np.uint8 and values.max() > 1 else values.max() / 2)
+
     def to_show(self, y):
         """float (C, H, W) in about [−1, 1] → uint8 (H, W, 3) to look at: the first three channels, or the first."""
         return to_uint8(y[:3] if len(y) >= 3 else np.repeat(y[:1], 3, 0))
@@ -101,14 +133,11 @@ class Photo(Form):
 
     suffixes = SUFFIXES
     channels = 3
+    kind = None
 
     def read(self, source, name=None, enough=None):
         """uint8 (H, W, 3). Arguments and errors are those of `load_image`."""
         return load_image(source, name, enough)
-
-    def read_mask(self, source, name=None):
-        """bool (H, W): where a picture is white, above half. Arguments and errors are those of `load_image`."""
-        return load_image(source, name).mean(2) > 127
 
     def outside(self, array):
         """How many values are out of the range: none."""
@@ -187,16 +216,6 @@ class Arrays(Form):
             raise Unfit(f"{name} holds values that are NaN or infinite: put numbers in their places, or leave it out")
         return array
 
-    def read_mask(self, source, name=None):
-        """bool (H, W): where a mask is above half of its greatest value, be that 1, 255 or another. As `read` else."""
-        array, _ = self._values(source, name)
-        array = Arrays().read(array, name)
-        if array.shape[2] in (2, 4):  # what is beside gray or RGB is opacity, which says nothing of white
-            array = array[..., :-1]
-        values = array.mean(2, np.float64)
-        # Of 8 bits white is 255, whatever noise a JPEG has beside black, unless they are the 0 and 1 of other programs.
-        return values > (127 if array.dtype == np.uint8 and values.max() > 1 else values.max() / 2)
-
     def _values(self, source, name):
         """(array as it lies in the source, with no axes of length 1 before the last three; what errors call it)."""
         if isinstance(source, Image.Image):
@@ -226,14 +245,7 @@ class Arrays(Form):
 
     def from_float(self, y):
         """float (C, H, W) in about [−1, 1] → (H, W, C), in the results' dtype and range, whole numbers rounded."""
-        dtype = np.dtype(self._known(self.kind, "data.result").dtype)
-        values = self.values(y)
-        if dtype.kind != "f":
-            least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-            if dtype.itemsize == 8:
-                most = np.nextafter(float(most), 0)  # float64 rounds the largest whole number up, out of the dtype
-            values = values.round().clip(least, most)
-        return values.astype(dtype)
+        return cast(self.values(y), self._known(self.kind, "data.result").dtype)
 
     def values(self, y):
         """float (C, H, W) in about [−1, 1] → float64 (H, W, C) in the range, not rounded."""

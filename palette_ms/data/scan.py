@@ -17,8 +17,9 @@ def find_ranges(data, source, say):
     """A `DataConfig` with the ranges and the kind of results that it leaves out.
 
     All files are read; several ranks share the work. The range of a channel is from its least to its greatest value, or
-    that of the dtype in files of 8 bits and less. Results are written as the first target is, where such a file can be
-    (a PNG of 16 bits has no two channels), or else as TIFF or .npy. Sources that a task makes of the target have its
+    that of the dtype in files of 8 bits and less. Results are written as the first target is, or as float32 where some
+    target has fractions, or deep enough for the range, where such a file can be (a PNG of 16 bits has no two channels),
+    or else as TIFF or .npy. Sources that a task makes of the target have its
     range.
 
     Args:
@@ -55,13 +56,21 @@ def find_ranges(data, source, say):
     if not source.paired and data.channels.source == data.channels.target:
         ranges["source"] = ranges["target"]
     _, suffix, dtype = first
+    if any(part["floats"] for part in parts):
+        dtype = "float32"
+    given = data.result or FileKind()
     if not can_hold(dtype, ranges["target"]):  # files of several depths, or ranges that were given
-        dtype = next(wider for wider in ("uint16", "int16", "int32", "float32") if can_hold(wider, ranges["target"]))
-    if data.result and not can_hold(data.result.dtype, ranges["target"]):
-        raise UserError(f"data.result: {data.result.dtype} cannot hold the targets' values, "
+        dtype = next(wider for wider in ("uint16", "int16", "uint32", "int32", "float32")
+                     if can_hold(wider, ranges["target"]))
+    if given.dtype and not can_hold(given.dtype, ranges["target"]):
+        raise UserError(f"data.result: {given.dtype} cannot hold the targets' values, "
                         f"{', '.join(f'{least:g} to {most:g}' for least, most in ranges['target'])}")
-    suffix = next(choice for choice in (suffix, ".tif", ".npy") if can_write(choice, dtype, data.channels.target))
-    return dataclasses.replace(data, ranges=Ranges(**ranges), result=data.result or FileKind(suffix, dtype))
+    dtype = given.dtype or dtype
+    suffix = next(choice for choice in (given.suffix or suffix, ".tif", ".npy")
+                  if can_write(choice, dtype, data.channels.target))
+    if given.suffix not in (None, suffix):
+        raise UserError(f"data.result: no {given.suffix} can hold {data.channels.target} channels of {dtype}; .npy can")
+    return dataclasses.replace(data, ranges=Ranges(**ranges), result=FileKind(suffix, dtype))
 
 
 def _look(source, wanted, numbers):
@@ -69,10 +78,11 @@ def _look(source, wanted, numbers):
 
     Returns: dict with, for "source" and "target", None or a dict of low and high (lists, of each channel), outside (how
         many files hold values out of their range) and first_outside (the number and name of the first of these);
-        "first", None or the number, suffix and dtype of the first target; "unreadable", why the first that is cannot be
+        "first", None or the number, suffix and dtype of the first target; "floats", whether some target has these;
+        "unreadable", why the first that is cannot be
         read, or None.
     """
-    found = {"source": None, "target": None, "first": None, "unreadable": None}
+    found = {"source": None, "target": None, "first": None, "floats": False, "unreadable": None}
     files = {"source": {}, "target": {}}  # the first of each number of channels
     wrong = None
     for i, (names, row) in map_rows(source, lambda row: _look_at(row, wanted), "read all files", numbers):
@@ -88,6 +98,7 @@ def _look(source, wanted, numbers):
         else:
             suffix, dtype, sides = row
             found["first"] = found["first"] or [i, suffix, dtype]
+            found["floats"] = found["floats"] or dtype.startswith("float")
             for side, (low, high, outside) in sides.items():
                 files[side].setdefault(len(low), names[side])
                 so_far = found[side] or {"low": low, "high": high, "outside": 0, "first_outside": None}
@@ -116,7 +127,7 @@ def _look_at(row, wanted):
     for side, form in zip(("source", "target"), wanted):
         array = getattr(decoded, side)
         if array is not None:
-            ends = {"bool": (0, 1), "uint8": (0, 255)}.get(array.dtype.name)
+            ends = {"bool": (0, 1), "uint8": (0, 255), "int8": (-128, 127)}.get(array.dtype.name)
             low, high = ((array.min((0, 1)), array.max((0, 1))) if ends is None else
                          np.repeat([ends], array.shape[2], 0).T)
             outside = form.ranges is not None and form.outside(array) > 0

@@ -277,6 +277,7 @@ def decode(row, forms, enough=None):
 
     Raises:
         UserError: one cannot be read.
+        UserError: a mask without a white pixel.
         Unfit: one is not of its form, a pair of arrays or a mask is of another size.
     """
     source_form, target_form = forms
@@ -295,6 +296,8 @@ def decode(row, forms, enough=None):
         mask = target_form.read_mask(io.BytesIO(data), name)[..., None]
         if mask.shape[:2] != target.shape[:2]:
             raise _other_size(name, mask, target_name, target)
+        if not mask.any():
+            raise UserError(f"{name} has no white pixel: nothing to make")
     return Row(target, source, mask)
 
 

@@ -7,7 +7,8 @@ step by step.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Optional
 
 import numpy as np
@@ -19,6 +20,7 @@ from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_s
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates
 from palette_ms.seeds import generator
 
+_WORDS = {Integral: "a whole number", Real: "a number", str: "a text"}
 VARIANCES = ("posterior", "beta", "learned_range")
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain for
@@ -73,6 +75,11 @@ class Sampling:
     reuse: int = 1
 
     def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kind = {"steps": Integral, "reuse": Integral, "sampler": str, "spacing": str}.get(field.name, Real)
+            if not isinstance(value, kind) and not (value is None and field.default is None):
+                raise ValueError(f"{field.name} must be {_WORDS[kind]}, not {value!r}")
         if self.sampler is not None and self.sampler not in SOLVERS:
             raise ValueError(f"unknown sampler {self.sampler!r}: {', '.join(SOLVERS)}")
         if self.steps is not None and self.steps < 1:
@@ -85,9 +92,9 @@ class Sampling:
             raise ValueError(f"dynamic_threshold must be a share above 0 and at most 1, not {self.dynamic_threshold}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {self.strength}")
-        if self.tolerance < 0:
+        if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
-        if self.guidance < 1:
+        if not self.guidance >= 1:
             raise ValueError(f"guidance must be at least 1 (off), not {self.guidance}")
         if self.reuse < 1:
             raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")

@@ -15,9 +15,8 @@ def main():
     add_import(parser)
     parser.parse_args()
     common = dataclasses.fields(Task)
-    for name in sorted(TASKS):
-        task = task_class(name)
-        print(f"{name}: {' '.join(task.__doc__.split())}")
+    for name, task in [(name, task_class(name)) for name in sorted(TASKS)]:
+        print(f"{name}: {' '.join((task.__doc__ or '').split())}")
         for ask in task.asks:
             _tell(f"--{ask.name}", f"{ask.help} ({ask.range()})")
         for field in dataclasses.fields(task):

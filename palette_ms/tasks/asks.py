@@ -5,6 +5,7 @@ that several tasks take is one object, named by each.
 """
 
 from dataclasses import dataclass
+from keyword import iskeyword
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, Optional, Tuple
@@ -41,6 +42,11 @@ class Ask:
     metavar: Optional[str] = None
 
     def __post_init__(self):
+        if not str(self.name).isidentifier() or iskeyword(self.name):
+            raise UserError(f"{self.name!r} cannot be the name of an ask: it must be one that a Python argument may "
+                            "have")
+        if self.type not in (int, float, str) or not all(isinstance(choice, self.type) for choice in self.choices):
+            raise UserError(f"the type of the ask {self.name} must be int, float or str, and that of its choices")
         object.__setattr__(self, "choices", tuple(self.choices))
 
     def parse(self, text):
@@ -87,7 +93,7 @@ class MaskAsk(Ask):
 
     def check(self, value):
         if not isinstance(value, (str, Path, np.ndarray)) and not hasattr(value, "convert"):
-            raise UserError(f"mask must be a path, a picture or an array, not {value!r}")
+            raise UserError(f"{self.name} must be a path, a picture or an array, not {value!r}")
 
     def of(self, value, picture):
         if not isinstance(value, str) or not Path(value).is_dir():
@@ -111,8 +117,6 @@ def read_mask(mask, form, height, width, rng):
     """
     if isinstance(mask, str) and mask in MASKS:
         return MASKS[mask](rng, height, width)
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:
-        mask = mask.astype(np.uint8) * 255
     hole = form.read_mask(mask)
     if hole.shape != (height, width):
         raise UserError(f"the mask is {hole.shape[1]}×{hole.shape[0]}, the picture {width}×{height} "
@@ -131,7 +135,7 @@ class MarginsAsk(Ask):
 
     def parse(self, text):
         pairs = [pair.partition("=") for pair in text.split(",")]
-        if not all(pixels.isdigit() for _, _, pixels in pairs):
+        if not all(pixels.isdecimal() for _, _, pixels in pairs):
             raise UserError(f"--{self.name} {text!r} is not of the form {self.metavar}")
         return {side: int(pixels) for side, _, pixels in pairs}
 
@@ -139,7 +143,7 @@ class MarginsAsk(Ask):
         if not isinstance(value, dict):
             raise UserError(f"{self.name} must be a dict of pixels on some of {', '.join(SIDES)}, not {value!r}")
         for side, pixels in value.items():
-            if side not in SIDES or type(pixels) is not int or pixels < 0:
+            if side not in SIDES or not isinstance(pixels, Integral) or pixels < 0:
                 raise UserError(f"{self.name}: {side}={pixels!r} is not a number of pixels on one of "
                                 f"{', '.join(SIDES)}")
         if not any(value.values()):

@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import typing
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Optional, Tuple
 
 import numpy as np
@@ -95,6 +96,9 @@ class Task:
             raise UserError(f"there is a task {cls.name} already, {known.__qualname__}: choose another name")
         for ask in cls.asks:
             _check_name(cls, ask)
+        names = [ask.name for ask in cls.asks]
+        if len(names) > len(set(names)) or not set(cls.required) <= set(names):
+            raise UserError(f"{cls.name} must have an ask for each name in required, and one of each name in asks")
         TASKS[cls.name] = cls
 
     def __post_init__(self):
@@ -200,6 +204,25 @@ class Task:
         """What `source` gives, float32. Raises UserError: something else than a source of the picture's size."""
         return _checked(self, "source", self.source(picture, hole, rng), picture.shape)
 
+    def checked_size(self, height, width, asked):
+        """What `size` gives. Raises UserError: something else than a size, too."""
+        size = self.size(height, width, asked)
+        if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in size):
+            raise UserError(f"the task {self.name} makes {size!r} of the size {height}×{width}: it must be two whole "
+                            "numbers above 0")
+        return size
+
+    def checked_holes(self, height, width, asked, rng):
+        """What `holes` gives, float32. Raises UserError: something else than masks, too."""
+        holes = self.holes(height, width, asked, rng)
+        if not isinstance(holes, list) or not holes:
+            raise UserError(f"the task {self.name} must give a list of holes, one a chain")
+        return [_checked(self, "hole", hole, (1, *np.shape(hole)[-2:])) for hole in holes]
+
+    def checked_guess(self, cond, hole):
+        """What `guess` gives, float32. Raises UserError: something else than a picture of the source's size."""
+        return _checked(self, "source", self.guess(cond, hole), cond.shape)
+
     def guess(self, cond, hole):
         """What a chain below the full strength starts from: a source (C, h, w) without the noise that a task put in."""
         return cond
@@ -219,11 +242,10 @@ class Task:
         return run(pictures)
 
     def put_back(self, result, picture, hole, asked):
-        """A result with what was known before as it was. Asked only where results are of the source's channels and type
-        of number.
+        """A result with what was known before as it was. Asked only where results are of the source's channels.
 
         Args:
-            result, picture: arrays (H, W, C) of the files' own values.
+            result, picture: arrays (H, W, C) of the files' own values, in the results' dtype.
             hole: (1, h, w), the first of `holes`.
             asked: `Request`.
 
@@ -286,10 +308,17 @@ def check_asked(task, asked, trained, form):
 
 
 def _checked(task, what, array, shape):
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError:  # lists of several lengths
+        array = np.array(None)
     if array.shape != shape or array.dtype.kind not in "buif":
         raise UserError(f"the task {task.name} gives a {what} of the shape {array.shape} and type {array.dtype}, where "
                         f"numbers of the shape {shape} are needed")
+    if not np.isfinite(array).all():
+        raise UserError(f"the task {task.name} gives a {what} with values that are NaN or infinite")
+    if what != "source" and not 0 <= array.min() <= array.max() <= 1:
+        raise UserError(f"the task {task.name} gives a {what} with values that are not from 0 to 1")
     return array.astype(np.float32, copy=False)
 
 

@@ -470,8 +470,8 @@ def with_ranges(config, state, say):
         raise UserError(f"{earlier.path} has data.channels {_in_words(theirs.channels)}, this config "
                         f"{_in_words(ours.channels)}: they must be the same")
     for name in ("ranges", "result"):
-        given = getattr(ours, name)
-        if given not in (None, Ranges(), getattr(theirs, name)):
+        given = vars(getattr(ours, name) or Ranges())
+        if any(value not in (None, getattr(getattr(theirs, name), part, None)) for part, value in given.items()):
             say(f"warning: data.{name} stays as it is in {earlier.path}, where this config has another")
     return dataclasses.replace(ours, ranges=theirs.ranges, result=theirs.result)
 
