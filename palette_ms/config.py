@@ -37,6 +37,8 @@ class DiffusionConfig:
     noise_input: Literal["value", "angle"] = "value"
     loss: Literal["l2", "l1"] = "l2"
     noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
+    # Share of the training pictures at the first level of the chain instead, from which one call makes the whole picture.
+    first_call: float = 0.0
     train_schedule: ScheduleConfig = ScheduleConfig()
     test_schedule: ScheduleConfig = ScheduleConfig(num_steps=1000, start=1e-4, end=0.09)
     variance: Literal["posterior", "beta", "learned_range"] = "posterior"
@@ -78,6 +80,7 @@ class TrainingConfig:
     accumulation: int = 1  # batches whose gradients make one step
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
+    decay_steps: int = 0  # of steps the last so many, over which the learning rate falls to 0
     max_grad_norm: float = 1.0  # 0: no clipping
     # So many steps in a row whose gradients are not finite end the run. Under loss scaling it can take 24 to come down
     # from the largest scale.
@@ -299,10 +302,10 @@ def _check_ranges(config, where):
         for name in names:
             if getattr(getattr(config, section), name) <= 0:
                 raise UserError(f"{where}: {section}.{name} must be above 0")
-    for section, name in (("model", "dropout"), ("training", "ema_decay"), ("training", "source_dropout")):
+    for section, name in (("diffusion", "first_call"), ("model", "dropout"), ("training", "ema_decay"), ("training", "source_dropout")):
         if not 0 <= getattr(getattr(config, section), name) < 1:
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
-    for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),
+    for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"), ("training", "decay_steps"),
                           ("training", "max_grad_norm"), ("training", "sample_every"), ("training", "seed")):
         if getattr(getattr(config, section), name) < 0:
             raise UserError(f"{where}: {section}.{name} must not be negative")
@@ -401,6 +404,9 @@ def _check_source(config, where):
     if diffusion.from_source and (diffusion.prediction != "x0" or model.in_channels != 2 * model.out_channels):
         raise UserError(f"{where}: diffusion.from_source needs diffusion.prediction: x0 and tasks with a source, of as "
                         "many channels as the picture")
+    if diffusion.first_call and diffusion.prediction == "eps":
+        raise UserError(f"{where}: diffusion.first_call needs diffusion.prediction: x0 or v: at the noisiest level ε says "
+                        "next to nothing of the picture")
     if diffusion.time_input != "gamma" and (diffusion.from_source or diffusion.noise_input != "value"):
         raise UserError(f"{where}: diffusion.from_source and diffusion.noise_input: {diffusion.noise_input} need "
                         "diffusion.time_input: gamma, from which they are reckoned")

@@ -23,7 +23,7 @@ from palette_ms.data.sources import Row
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.errors import Stopped, UserError
 from palette_ms.training import loop
-from palette_ms.training.step import TrainStep, WarmUp
+from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.unet.layers import DROPOUT_MODULUS
 
 FORMS = Photo(), Photo()
@@ -32,7 +32,7 @@ FORMS = Photo(), Photo()
 def test_five_adam_steps_give_the_ports_losses(both_modes):
     with np.load(DATA / "palette_unet.npz") as arrays:
         unet = golden_unet()
-        step = TrainStep(DiffusionLoss(unet), nn.Adam(unet.trainable_params(), WarmUp(1e-4, 0)),
+        step = TrainStep(DiffusionLoss(unet), nn.Adam(unet.trainable_params(), Trapezoid(1e-4, 0)),
                          [p.clone() for p in unet.trainable_params()], max_grad_norm=0)
         y_0, cond = Tensor(arrays["y0"]), Tensor(arrays["cond"])
         losses = [float(step(y_0, cond, Tensor(noise), Tensor(gamma))[0].asnumpy())
@@ -126,10 +126,12 @@ def test_loss_scale_doubles_after_enough_good_steps(monkeypatch):
     assert scales == [1, 1, 2, 2, 2, 4, 4]
 
 
-def test_warm_up_is_linear_then_constant():
-    rate = WarmUp(0.1, 4)
-    rates = [float(rate(Tensor(t, ms.int32)).asnumpy()) for t in range(6)]
-    np.testing.assert_allclose(rates, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-6)
+@pytest.mark.parametrize("decay, expected", [
+    (0, [0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.1, 0.1]), (4, [0.025, 0.05, 0.075, 0.1, 0.075, 0.05, 0.025, 0])])
+def test_the_learning_rate_rises_stays_and_falls_linearly(decay, expected):
+    rate = Trapezoid(0.1, 4, steps=7, decay=decay)
+    rates = [float(rate(Tensor(t, ms.int32)).asnumpy()) for t in range(8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
 # The run
@@ -614,6 +616,19 @@ def test_each_task_trains_at_its_own_noise_levels(photos, tmp_path):
     # a chain of one step: γ uniform between 1 − β and 1; the third draws from the cosine, over all of (0, 1)
     assert 0.5 <= lowest[0] < 0.6 and 0.9 <= lowest[1] < 0.93 and lowest[2] < 0.1
     assert highest.min() > 0.9
+
+
+def test_a_share_of_the_pictures_is_trained_on_where_a_chain_begins(photos, tmp_path):
+    config = with_tasks(tiny_config(photos, tmp_path, batch_size=400), [
+        {"name": "denoising"}, {"name": "deblurring", "test_schedule": {"name": "const", "num_steps": 2, "start": 0.5,
+                                                                        "end": 0.5}}], num_classes=2)
+    usual = TrainingBatches(config).batch(0)
+    config = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, first_call=0.7))
+    batch = TrainingBatches(config).batch(0)
+    first = batch.gamma != usual.gamma
+    assert abs(first.mean() - 0.7) < 0.07  # three deviations of the share among 400
+    assert (batch.gamma[first & (batch.label == 1)] == 0.25).all()  # (1 − 0.5)²
+    np.testing.assert_array_equal(batch.noise, usual.noise)
 
 
 def test_pictures_count_in_the_loss_by_their_tasks_weight(photos, tmp_path):

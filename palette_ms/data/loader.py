@@ -13,7 +13,7 @@ from PIL import Image
 
 from palette_ms.data.forms import forms
 from palette_ms.data.sources import Row, complaint, decode, open_source
-from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule
+from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule, make_gamma_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
 from palette_ms.unet.layers import DROPOUT_MODULUS
@@ -163,6 +163,11 @@ def train_betas(diffusion, task):
     return make_beta_schedule(**vars(task.train_schedule or diffusion.train_schedule))
 
 
+def first_gamma(diffusion, task):
+    """γ of the first level of a task's chain: its own test schedule's or the common one's."""
+    return np.float32(make_gamma_schedule(**vars(task.test_schedule or diffusion.test_schedule))[-1])
+
+
 class TrainingBatches:
     """Batches by number: what batch i holds depends on the config, the pictures and i alone.
 
@@ -198,6 +203,7 @@ class TrainingBatches:
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
         self.betas = [train_betas(config.diffusion, task) for task in config.tasks]
+        self.first_gammas = np.array([first_gamma(config.diffusion, task) for task in config.tasks])
         self.loss_weights = np.array([task.loss_weight for task in config.tasks], np.float32)
 
     def batch(self, number):
@@ -215,6 +221,9 @@ class TrainingBatches:
             gamma = np.array([rng.integers(self.config.distillation.steps) for rng in rngs], np.int32)
         else:
             gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
+        if self.config.diffusion.first_call and not self.config.distillation:
+            first_call = np.array([rng.random() < self.config.diffusion.first_call for rng in rngs])
+            gamma = np.where(first_call, self.first_gammas[tasks], gamma)
         if self.config.training.source_dropout:
             cond[[rng.random() < self.config.training.source_dropout for rng in rngs]] = 0
         label = None if self.config.model.num_classes is None else tasks

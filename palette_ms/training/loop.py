@@ -29,7 +29,7 @@ from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
 from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
-from palette_ms.training.step import TrainStep, WarmUp
+from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
 
 MODEL_FILE = "model.safetensors"
@@ -119,7 +119,8 @@ class Trainer:
         training, weights = self.config.training, self.unet.trainable_params()
 
         def adam(parameters):
-            return nn.Adam(parameters, WarmUp(training.learning_rate, training.warmup_steps))
+            return nn.Adam(parameters, Trapezoid(training.learning_rate, training.warmup_steps, training.steps,
+                                                 training.decay_steps))
 
         if training.shard_optimizer and runtime.ranks() > 1:
             return ShardedOptimizer(weights, adam, runtime.rank(), runtime.ranks())

@@ -16,17 +16,30 @@ _GROWTH_INTERVAL = 2000
 _descend = ops.ApplyGradientDescent()
 
 
-class WarmUp(LearningRateSchedule):
-    """Learning rate that rises linearly from 1/steps of `learning_rate` in the first step, then stays."""
+class Trapezoid(LearningRateSchedule):
+    """A learning rate that rises linearly, stays, and falls linearly to 0 (Hägele et al. 2024, arXiv 2405.18392: as good
+    as a cosine, and a run can be made longer until the fall begins).
 
-    def __init__(self, learning_rate, steps):
+    Args:
+        learning_rate: its height.
+        warmup: steps of the rise; the first step has 1/warmup of the height.
+        steps: after which it is 0.
+        decay: of these, the last so many fall; the last step has 1/decay of the height. 0: none do.
+    """
+
+    def __init__(self, learning_rate, warmup, steps=0, decay=0):
         super().__init__()
         self.learning_rate = learning_rate
-        self.steps = max(1, steps)
+        self.warmup = max(1, warmup)
+        self.steps = steps
+        self.decay = decay
 
     def construct(self, global_step):
-        done = ops.cast(global_step, mstype.float32) + 1
-        return self.learning_rate * ops.minimum(done / self.steps, Tensor(1.0, mstype.float32))
+        done = ops.cast(global_step, mstype.float32)
+        share = ops.minimum((done + 1) / self.warmup, Tensor(1.0, mstype.float32))
+        if self.decay:
+            share = ops.minimum(share, ops.maximum((self.steps - done) / self.decay, Tensor(0.0, mstype.float32)))
+        return self.learning_rate * share
 
 
 class TrainStep(nn.TrainOneStepCell):
