@@ -30,6 +30,7 @@ _NO_DIGEST = "0" * 64
 _HEADER_BYTES = 2**20  # more than the names and the config take
 _SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
+_ALIASES = {"quickstart": "photo"}  # names of before
 
 
 def build_unet(config):
@@ -117,7 +118,7 @@ class Checkpoint:
     """A checkpoint file, opened: the metadata is read, tensors as they are asked for.
 
     Args:
-        path: the file, or the name of a model that ships with the package: "quickstart".
+        path: the file, or the name of a model that ships with the package: "photo".
 
     Attributes:
         config: `Config`.
@@ -130,7 +131,7 @@ class Checkpoint:
     """
 
     def __init__(self, path):
-        path, shipped = Path(path), MODELS / f"{path}.safetensors"
+        path, shipped = Path(path), MODELS / f"{_ALIASES.get(str(path), path)}.safetensors"
         self.path = path = shipped if shipped.is_file() and not path.exists() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")

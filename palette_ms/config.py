@@ -32,12 +32,13 @@ class DiffusionConfig:
     """The process: what the network predicts, how it is trained to, and the chain that samples by default."""
 
     # What the network says and is told, see palette_ms.diffusion.preconditioning.
+    process: Literal["palette", "resshift", "i2sb"] = "palette"
     prediction: Literal["eps", "v", "x0"] = "eps"
     from_source: bool = False
     noise_input: Literal["value", "angle"] = "value"
     loss: Literal["l2", "l1"] = "l2"
     noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
-    # Share of the training pictures at the first level of the chain instead, from which one call makes the whole picture.
+    # Share of the training pictures at the chain's first level instead, from which one call makes the whole picture.
     first_call: float = 0.0
     train_schedule: ScheduleConfig = ScheduleConfig()
     test_schedule: ScheduleConfig = ScheduleConfig(num_steps=1000, start=1e-4, end=0.09)
@@ -107,7 +108,7 @@ class TrainingConfig:
 class DistillationConfig:
     """Progressive distillation: a student of half its teacher's steps, see `palette_ms.diffusion.distillation`."""
 
-    teacher: str  # a checkpoint, or "quickstart"
+    teacher: str  # a checkpoint, or "photo"
     steps: int  # network calls of the student, of the teacher twice as many
     # Of the teacher's steps in the test schedule, where it is not distilled itself.
     spacing: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
@@ -302,11 +303,13 @@ def _check_ranges(config, where):
         for name in names:
             if getattr(getattr(config, section), name) <= 0:
                 raise UserError(f"{where}: {section}.{name} must be above 0")
-    for section, name in (("diffusion", "first_call"), ("model", "dropout"), ("training", "ema_decay"), ("training", "source_dropout")):
+    for section, name in (("model", "dropout"), ("diffusion", "first_call"), ("training", "ema_decay"),
+                          ("training", "source_dropout")):
         if not 0 <= getattr(getattr(config, section), name) < 1:
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
-    for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"), ("training", "decay_steps"),
-                          ("training", "max_grad_norm"), ("training", "sample_every"), ("training", "seed")):
+    for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),
+                          ("training", "decay_steps"), ("training", "max_grad_norm"), ("training", "sample_every"),
+                          ("training", "seed")):
         if getattr(getattr(config, section), name) < 0:
             raise UserError(f"{where}: {section}.{name} must not be negative")
     if not 0 <= config.training.recompute <= len(config.model.channel_mults):
@@ -401,15 +404,19 @@ def _check_source(config, where):
     if unconditional and config.training.source_dropout:
         raise UserError(f"{where}: training.source_dropout must be 0 for {names[0]}: there is no source")
     diffusion = config.diffusion
-    if diffusion.from_source and (diffusion.prediction != "x0" or model.in_channels != 2 * model.out_channels):
-        raise UserError(f"{where}: diffusion.from_source needs diffusion.prediction: x0 and tasks with a source, of as "
-                        "many channels as the picture")
+    for name, usual in (("from_source", False), ("process", "palette")):
+        value = getattr(diffusion, name)
+        if value != usual and (diffusion.prediction != "x0" or model.in_channels != 2 * model.out_channels):
+            raise UserError(f"{where}: diffusion.{name} needs diffusion.prediction: x0 and tasks with a source, of as "
+                            "many channels as the picture")
     if diffusion.first_call and diffusion.prediction == "eps":
-        raise UserError(f"{where}: diffusion.first_call needs diffusion.prediction: x0 or v: at the noisiest level ε says "
-                        "next to nothing of the picture")
-    if diffusion.time_input != "gamma" and (diffusion.from_source or diffusion.noise_input != "value"):
-        raise UserError(f"{where}: diffusion.from_source and diffusion.noise_input: {diffusion.noise_input} need "
-                        "diffusion.time_input: gamma, from which they are reckoned")
+        raise UserError(f"{where}: diffusion.first_call needs diffusion.prediction: x0 or v: at the noisiest level ε "
+                        "says next to nothing of the picture")
+    if diffusion.time_input != "gamma" and (diffusion.from_source or diffusion.noise_input != "value"
+                                            or diffusion.process != "palette"):
+        raise UserError(f"{where}: diffusion.from_source, diffusion.process: {diffusion.process} and "
+                        f"diffusion.noise_input: {diffusion.noise_input} need diffusion.time_input: gamma, from which "
+                        "they are reckoned")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
         raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from palette_ms import errors, runtime
 from palette_ms.errors import UserError
-from palette_ms.sample import SAMPLER, STEPS
 from palette_ms.tasks.imports import add_import
 
 FORMATS = (".onnx", ".mindir")
@@ -21,15 +20,15 @@ def main():
         prog="python -m palette_ms.export", description=__doc__,
         epilog="The file takes pictures of one size. It is run before it is put in its place, and must give what the "
                "network gives here. docs/export.md tells what its inputs are.")
-    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
+    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
     parser.add_argument("--output", required=True, type=Path, help="the file to write: .onnx or .mindir")
     parser.add_argument("--format", choices=[suffix[1:] for suffix in FORMATS], help="default: the output's suffix")
     parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="of the pictures (default: as trained)")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
     parser.add_argument("--chain", action="store_true", help="MINDIR: the whole chain instead of one network call")
     parser.add_argument("--task", help="of the chain, where the model knows several")
-    parser.add_argument("--sampler", help=f"of the chain (default: {SAMPLER}, or a distilled model's own)")
-    parser.add_argument("--steps", type=int, help=f"of the chain (default: {STEPS}, or a distilled model's own)")
+    parser.add_argument("--sampler", help="of the chain (default: what the checkpoint says is best)")
+    parser.add_argument("--steps", type=int, help="of the chain (default: what the checkpoint says is best)")
     add_import(parser)
     args = parser.parse_args()
     suffix = f".{args.format}" if args.format else args.output.suffix
@@ -53,10 +52,7 @@ def main():
         raise UserError(f"{obstacle}; --format mindir does without")
     height, width = parse_size(args.size, palette.network.multiple) if args.size else (side, side)
     if args.chain:
-        sampler, steps = args.sampler, args.steps
-        if not palette.config.diffusion.distilled:
-            sampler, steps = sampler or SAMPLER, steps or STEPS
-        cell = palette.chain(args.task, args.batch, sampler, steps)
+        cell = palette.chain(args.task, args.batch, args.sampler, args.steps)
         inputs = chain_inputs(cell, palette.config.data.channels, args.batch, height, width)
     else:
         cell, inputs = palette.unet, network_inputs(palette.config, args.batch, height, width)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from numbers import Integral
+from numbers import Integral, Real
 from os import PathLike
 
 import mindspore as ms
@@ -15,6 +15,7 @@ from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.forms import can_hold, cast, forms
 from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, WholeChain
+from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.runtime import sampling_precision, setup, takes_onnx
 from palette_ms.searched import load_steps
@@ -55,7 +56,7 @@ class Palette:
 
         Args:
             path: a file (`.safetensors`, or MindSpore's `.ckpt` with its config beside it), or the name of a model
-                that ships with the package: "quickstart".
+                that ships with the package: "photo".
             device: "auto", "Ascend", "GPU" or "CPU".
             runtime: what runs the network when pictures are made: "mindspore"; "onnx", ONNX Runtime, on a CPU (see
                 `palette_ms.unet.onnx`); or "auto", ONNX Runtime where it is installed and can take the network. The
@@ -93,7 +94,7 @@ class Palette:
         return not self.config.tasks[0].has_source
 
     def restore(self, image, task=None, mask=None, sampler=None, steps=None, num_samples=1, seed=0, tile=None,
-                overlap=None, progress=None, **options):
+                overlap=None, detail=None, progress=None, **options):
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -109,14 +110,18 @@ class Palette:
                 restored in one batch, each as it would be alone.
             task: one of `tasks`. None: the only one, or colorization.
             mask: see `palette_ms.tasks.asks.MASK`, for the tasks that take one; for a list of pictures also a list.
-            sampler: "ddpm" (None), "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc".
-            steps: network calls. None: the whole chain of the checkpoint's test schedule; a distilled model's own.
+            sampler: "ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc". None: what the checkpoint says is
+                best for the task, see `palette_ms.diffusion.usage.Usage`; a distilled model's own.
+            steps: network calls. None: as many as the checkpoint says; the whole chain of its test schedule for ddpm,
+                where that is asked for; 20 for another sampler.
             num_samples: different results, made in one batch.
             seed: decides all noise, and the mask where a kind is named.
             tile: side of tiles in pixels, a multiple of what the network divides. None: the whole picture at once,
                 unless the network's largest attention matrix would take more than `ATTENTION_LIMIT` (1 GiB) for it;
                 then tiles of the training size, said on stderr.
             overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
+            detail: in place of steps, from 0, the most faithful result, to 1, one with as much detail as photos have,
+                for models that were tuned. None: 0; for several samples 1, since those of one call hardly differ.
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
             options: what else the task takes, by the names of its `asks` (scale, extend, …); and spacing, eta,
                 dynamic_threshold, strength, tolerance, guidance, reuse: see `palette_ms.diffusion.samplers.Sampling`.
@@ -133,9 +138,11 @@ class Palette:
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed)
+        if tile is None and task.usage:
+            tile = task.usage.tile
         self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
-        sampling = self._sampling(sampler=sampler, steps=steps, **chosen)
+        sampling = self.sampling(task, sampler, steps, detail, num_samples, **chosen)
         several = isinstance(image, (list, tuple))
         images = image if several else [image]
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
@@ -252,7 +259,7 @@ class Palette:
         height, width = size or (self.config.data.image_size,) * 2
         if height < 1 or width < 1 or height % self.network.multiple or width % self.network.multiple:
             raise UserError(f"height and width must be multiples of {self.network.multiple}, not {height}×{width}")
-        sampling = self._sampling(sampler=sampler, steps=steps, **sampling)
+        sampling = self.sampling(self.config.tasks[0], sampler, steps, **sampling)
         if sampling.strength < 1 or sampling.guidance > 1:
             raise UserError("strength and guidance need a source, and this model takes none")
         chain = self.chains.sampler(self._labels(label, num_samples, seed), self.config.tasks[0], sampling)
@@ -283,12 +290,40 @@ class Palette:
         task = task or self.tasks[0]
         place = self.config.place(task)
         labels = None if self.config.model.num_classes is None else (place,) * batch
-        sampler = self.chains.sampler(labels, self.config.tasks[place], self._sampling(sampler=sampler, steps=steps))
+        chosen = self.config.tasks[place]
+        sampler = self.chains.sampler(labels, chosen, self.sampling(chosen, sampler, steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
 
-    def _sampling(self, **options):
+    def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, **options):
+        """How a chain of a task is run: what is not asked for is as the checkpoint says is best.
+
+        Args:
+            task: `palette_ms.tasks.Task`.
+            sampler, steps, detail, num_samples, options: as in `restore`.
+
+        Returns: `palette_ms.diffusion.samplers.Sampling`.
+
+        Raises:
+            UserError: a number out of range or of another model.
+        """
+        diffusion, usage = self.config.diffusion, task.usage or Usage()
+        if detail is not None:
+            if not isinstance(detail, Real) or not 0 <= detail <= 1:
+                raise UserError(f"detail must be a number from 0 to 1, not {detail!r}")
+            if steps is not None or sampler not in (None, usage.sampler):
+                raise UserError("detail stands for sampler and steps: leave those out")
+            if diffusion.distilled or not usage.detailed_steps:
+                raise UserError("detail is for models that say how many steps it takes, and this one does not: python "
+                                "-m palette_ms.tune measures it")
         try:
-            sampling = Sampling(**options)
+            sampling = Sampling(sampler, steps, **options)
+            if not diffusion.distilled:
+                sampler, length = sampler or usage.sampler, (task.test_schedule or diffusion.test_schedule).num_steps
+                if detail is None:
+                    detail = 1 if num_samples > 1 else 0
+                if steps is None:
+                    steps = usage.calls(sampler, detail, max(1, round(sampling.strength * length)))
+                sampling = Sampling(sampler, steps, **options)
         except ValueError as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels

@@ -14,14 +14,12 @@ from palette_ms.errors import UserError
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
-# On the quickstart model within a grey level of its own limit, and no worse than the whole chain: see docs/sampling.md.
-SAMPLER, STEPS = "dpmpp_2m", 20
 BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
-    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or quickstart: the model that ships")
+    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
     parser.add_argument("--input", type=Path, help="picture, or folder of pictures; left out for a model that makes "
                                                    "pictures from nothing")
     parser.add_argument("--output", required=True, type=Path, help="folder for the results: PNG, or such files as the "
@@ -31,9 +29,12 @@ def main():
     for ask, takers in known_asks().items():
         parser.add_argument(f"--{ask.name.replace('_', '-')}", dest=ask.name, type=ask.parse, metavar=ask.metavar,
                             help=f"for {', '.join(takers)}: {ask.help} ({ask.range()})".replace("%", "%%"))
-    parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: {SAMPLER})")
-    parser.add_argument("--steps", type=int, help=f"network calls a picture (default: {STEPS}, or those that the model "
-                                                  "was distilled to; the paper's chain is --sampler ddpm --steps 1000)")
+    parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: what the checkpoint says is best)")
+    parser.add_argument("--steps", type=int, help="network calls a picture (default: what the checkpoint says; the "
+                                                  "paper's chain is --sampler ddpm --steps 1000)")
+    parser.add_argument("--detail", type=float, metavar="SHARE",
+                        help="in place of --steps, from 0, the most faithful picture, to 1, one with the detail of a "
+                             "photo (default: 0, and 1 for several samples)")
     add = parser.add_argument_group("how the chain is run").add_argument
     add("--spacing", help=f"of the chain's noise levels: {', '.join(SPACINGS)} (default: what suits the sampler)")
     add("--eta", type=float, default=0.0, help="noise of ddim, from 0 (default) to 1")
@@ -75,7 +76,7 @@ def main():
             return
         with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
             results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
-                                       **sampling(args, palette))
+                                       **sampling(args, palette, palette.config.tasks[0]))
         write(palette, results, args.output / f"sample_{args.seed}")
         return
     if not args.input:
@@ -85,21 +86,18 @@ def main():
     restore(palette, inputs(args.input, args.output, palette.forms[0].suffixes), args)
 
 
-def sampling(args, palette, task=None):
+def sampling(args, palette, task):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
-    names = ("sampler", "steps", "spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance",
-             "reuse")
+    names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse")
     options = {name: getattr(args, name) for name in names}
+    chosen = palette.sampling(task, args.sampler, args.steps, args.detail, args.num_samples, **options)
     diffusion = palette.config.diffusion
-    if diffusion.distilled or task is None:
-        return options
-    length = (task.test_schedule or diffusion.test_schedule).num_steps
-    options["sampler"] = args.sampler or SAMPLER
-    if args.steps is None:
-        options["steps"] = min(STEPS, max(1, round(args.strength * length)))
-        print(f"sampling: {options['sampler']} with {options['steps']} network calls; the whole chain is "
+    if args.steps is None and not diffusion.distilled:
+        length = (task.test_schedule or diffusion.test_schedule).num_steps
+        steps = chosen.steps or length
+        print(f"sampling: {chosen.sampler} with {steps} network call{'s' * (steps > 1)}; the whole chain is "
               f"--sampler ddpm --steps {length}", file=sys.stderr)
-    return options
+    return {**options, "sampler": chosen.sampler, "steps": chosen.steps}
 
 
 def inputs(source, output, suffixes):

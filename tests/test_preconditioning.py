@@ -13,6 +13,9 @@ from palette_ms.diffusion.preconditioning import (
     target,
     y_0_coefficients,
 )
+from palette_ms.diffusion.process import KAPPA, SPREAD, eta, scale
+from palette_ms.diffusion.schedule import make_gamma_schedule
+from palette_ms.diffusion.solvers import NOISE, Y_0, Y, ddpm, resshift
 from palette_ms.unet import UNet
 from palette_ms.unet.layers import DROPOUT_MODULUS
 from palette_ms.unet.unet import DeepFeatures, FinestLevel
@@ -86,6 +89,74 @@ def test_source_and_picture_may_have_any_number_of_channels():
     distance = c_in * (x[:, 2:] - np.sqrt(level) * x[:, :2])
     np.testing.assert_allclose(seen.asnumpy(), np.concatenate([x[:, :2], distance], 1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(output.asnumpy(), x[:, :2] + SOURCE_STD * (distance + level), rtol=1e-4, atol=1e-5)
+
+
+# Processes from the source to the picture, by their papers' own formulas. `share` is η.
+
+
+def variance(process, share):
+    """ResShift's eq. 2, I2SB's eq. 11 with σ_t² = S η and σ̄_t² = S (1 − η)."""
+    return KAPPA**2 * share if process == "resshift" else SPREAD * share * (1 - share)
+
+
+def published_posterior(process, before, after, x, y_0, source):
+    """Mean and variance of x at η `after` given that at `before`, y₀ and, of ResShift, the source."""
+    if process == "resshift":  # its eqs. 6 and 7
+        added = before - after
+        return after / before * x + added / before * y_0, KAPPA**2 * after * added / before
+    added = SPREAD * (before - after)  # I2SB's eq. 4: p(x_n | x_0, x_{n+1}), α_n² = ∫β from n to n + 1
+    known = SPREAD * after
+    return (added * y_0 + known * x) / (added + known), added * known / (added + known)
+
+
+@pytest.mark.parametrize("process", ["resshift", "i2sb"])
+def test_the_network_sees_the_state_of_the_process(process, both_modes):
+    share = np.array([0.999, 0.7, 0.2, 0.001])
+    gamma = (1 - share) ** 2 / ((1 - share) ** 2 + variance(process, share))
+    np.testing.assert_allclose(eta(process, gamma), share, rtol=1e-9)
+    y_0, source, noise = (normal(4, 2, 4, 4, seed=i).astype(float) for i in range(3))
+    level, part = gamma.reshape(-1, 1, 1, 1), share.reshape(-1, 1, 1, 1)
+    x_t = (1 - part) * y_0 + part * source + np.sqrt(variance(process, part)) * noise
+    y_t = np.sqrt(level) * y_0 + np.sqrt(1 - level) * noise
+    x = np.concatenate([source, y_t], 1).astype(np.float32)
+    cell = Preconditioned(Recorder(), process=process)
+    output, seen = cell.answer(Tensor(x), Tensor(gamma.astype(np.float32)))
+    np.testing.assert_allclose(seen.asnumpy(), np.concatenate([source, x_t], 1), atol=2e-4)
+    np.testing.assert_allclose(output.asnumpy(), x_t + level, atol=2e-4)
+
+
+@pytest.mark.parametrize("process", ["resshift", "i2sb"])
+def test_a_step_of_the_ancestral_chain_is_the_papers_in_its_coordinates(process):
+    """With the state y = √γ source + (x − source)/k, whose noise is 1/k of the state's own."""
+    shares = np.array([0.95, 0.5, 0.05])
+    gammas = (1 - shares) ** 2 / ((1 - shares) ** 2 + variance(process, shares))
+    y_0, source, x = 0.3, -0.6, 0.8
+    calls = resshift(gammas) if process == "resshift" else ddpm(gammas)
+    for call, before, after, gamma, following in zip(calls, shares, shares[1:], gammas, gammas[1:]):
+        y = np.sqrt(gamma) * source + (x - source) / scale(process, gamma)
+        mean = call.y @ Y * y + call.y @ Y_0 * y_0
+        k = scale(process, following)
+        ours = source + k * (mean - np.sqrt(following) * source), (k * (call.y @ NOISE)) ** 2
+        np.testing.assert_allclose(ours, published_posterior(process, before, after, x, y_0, source), rtol=1e-9)
+
+
+def test_i2sb_begins_at_the_source_itself_and_resshift_with_noise_around_it():
+    x, gamma = normal(1, 4, 8, 8), np.array([0], np.float32)
+    for process, deviation in (("i2sb", 0), ("resshift", KAPPA)):
+        _, seen = Preconditioned(Recorder(), process=process).answer(Tensor(x), Tensor(gamma))
+        np.testing.assert_allclose(seen.asnumpy()[:, 2:], x[:, :2] + deviation * x[:, 2:], rtol=1e-5)
+
+
+def test_the_schedules_of_the_processes_are_their_papers():
+    shares = eta("resshift", make_gamma_schedule("resshift", 15))
+    # its eq. 5: √η₁ = 0.04/κ = 0.02, η_T = 0.999, and between them a geometric row with exponents ((t−1)/(T−1))^0.3
+    t = np.arange(15)
+    np.testing.assert_allclose(np.sqrt(shares), 0.02 * (np.sqrt(0.999) / 0.02) ** ((t / 14) ** 0.3), rtol=1e-9)
+    shares = eta("i2sb", make_gamma_schedule("i2sb", 1000))
+    ends = np.linspace(1e-4**0.5, (0.3 / 1000) ** 0.5, 1000)[:500] ** 2  # its β of half the steps, then backwards
+    betas = np.concatenate([ends, ends[::-1]])
+    np.testing.assert_allclose(shares, betas.cumsum() / betas.sum(), atol=1e-3)
+    assert betas.sum() == pytest.approx(SPREAD, rel=2e-3)
 
 
 def test_the_angle_of_the_noise_level_is_what_the_network_is_told():

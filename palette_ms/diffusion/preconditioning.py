@@ -20,12 +20,16 @@ deviation s, which is seen through y_t − √γ source:
     output = source + s · F(source ‖ c_in · (y_t − √γ source), c_noise)          c_in = √γ s / (γ s² + 1 − γ)
 
 c_in · (y_t − √γ source) is E[d | y_t]/s, were d white noise: it fades as y_t says less of it.
+
+In a process from the source to the picture (`palette_ms.diffusion.process`) it sees x_t in place of y_t.
 """
 
 import math
 
 import numpy as np
 from mindspore import nn, ops
+
+from palette_ms.diffusion.process import scale
 
 PREDICTIONS = ("eps", "v", "x0")
 
@@ -69,16 +73,19 @@ class Preconditioned(nn.Cell):
         noise_input: what the network is told: "value", γ itself as in the paper, or "angle". The network's sinusoids
             hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that it has to apply differs by a factor of two;
             the angle spreads these levels out.
+        process: "palette", "resshift" or "i2sb".
 
     Inputs: as the network's; gamma (N,) is the noise level in (0, 1]. Output: as the network's.
     """
 
-    def __init__(self, network, from_source=False, noise_input="value"):
+    def __init__(self, network, from_source=False, noise_input="value", process="palette"):
         super().__init__()
         self.network = network
         self.channels = network.out_channels
         self.from_source = from_source
         self.tells_angle = noise_input == "angle"
+        self.process = process
+        self.sees_source = from_source or process != "palette"
 
     def construct(self, x, gamma, label=None, dropout=None):
         return self.answer(x, gamma, label, dropout)[0]
@@ -86,13 +93,16 @@ class Preconditioned(nn.Cell):
     def answer(self, x, gamma, label=None, dropout=None, deep=None):
         """The output, and the network's deep features, see `palette_ms.unet.unet.UNet.answer`."""
         told = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.tells_angle else gamma
-        if not self.from_source:
+        if not self.sees_source:
             return self.network.answer(x, told, label, dropout, deep)
         source, y_t, level = x[:, :self.channels], x[:, self.channels:], gamma.reshape((-1, 1, 1, 1))
-        c_in = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level)
-        seen = ops.concat((source, c_in * (y_t - ops.sqrt(level) * source)), 1)
-        said, deep = self.network.answer(seen, told, label, dropout, deep)
-        return source + SOURCE_STD * said, deep
+        distance = y_t - ops.sqrt(level) * source
+        if self.process == "palette":
+            seen = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
+        else:
+            seen = source + scale(self.process, level, ops.sqrt) * distance
+        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep)
+        return source + SOURCE_STD * said if self.from_source else said, deep
 
 
 def precondition(network, diffusion):
@@ -102,6 +112,6 @@ def precondition(network, diffusion):
         network: `palette_ms.unet.UNet`.
         diffusion: `palette_ms.config.DiffusionConfig`.
     """
-    if diffusion.from_source or diffusion.noise_input != "value":
-        return Preconditioned(network, diffusion.from_source, diffusion.noise_input)
+    if diffusion.from_source or diffusion.noise_input != "value" or diffusion.process != "palette":
+        return Preconditioned(network, diffusion.from_source, diffusion.noise_input, diffusion.process)
     return network

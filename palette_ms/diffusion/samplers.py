@@ -17,7 +17,7 @@ from mindspore import dtype as mstype
 
 from palette_ms.diffusion.preconditioning import check_prediction, y_0_coefficients
 from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps
-from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates
+from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates, resshift
 from palette_ms.seeds import generator
 
 _WORDS = {Integral: "a whole number", Real: "a number", str: "a text"}
@@ -423,8 +423,12 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     else:
         kept = place_steps(gammas[:top], levels, sampling.spacing or solver.spacing)
     kept = kept[::-1]
-    options = {"ddpm": {"variance": diffusion.variance}, "ddim": {"eta": sampling.eta}}.get(name, {})
+    if (name, diffusion.process) == ("ddpm", "resshift"):
+        calls = resshift(gammas[kept])
+    else:
+        options = {"ddpm": {"variance": diffusion.variance}, "ddim": {"eta": sampling.eta}}.get(name, {})
+        calls = solver.calls(gammas[kept], **options)
     learned = name == "ddpm" and diffusion.variance == "learned_range"
-    return Sampler(chain, gammas[kept], solver.calls(gammas[kept], **options), diffusion.prediction,
+    return Sampler(chain, gammas[kept], calls, diffusion.prediction,
                    kept if diffusion.time_input == "t" else None, learned_ends(gammas[kept]) if learned else None,
                    sampling.dynamic_threshold, sampling.tolerance)

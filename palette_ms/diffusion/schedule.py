@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from palette_ms.diffusion.process import i2sb_schedule, resshift_schedule
+
 
 def _warmup(num_steps, start, end, fraction):
     betas = np.full(num_steps, end)
@@ -32,6 +34,8 @@ SCHEDULES = {
     "warmup10": lambda n, start, end: _warmup(n, start, end, 0.1),
     "warmup50": lambda n, start, end: _warmup(n, start, end, 0.5),
     "cosine": lambda n, start, end: _cosine(n),
+    "resshift": lambda n, start, end: resshift_schedule(n),
+    "i2sb": lambda n, start, end: i2sb_schedule(n),
 }
 
 SPACINGS = ("uniform", "quadratic", "log_snr", "karras")
@@ -53,9 +57,9 @@ def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
     Args:
         name: one of `SCHEDULES`.
         num_steps: T.
-        start, end: β of the first and the last step; cosine and jsd use neither, const only the end.
+        start, end: β of the first and the last step; cosine, jsd, resshift and i2sb use neither, const only the end.
 
-    Returns: float64 (num_steps,), in (0, 1]; jsd ends at 1.
+    Returns: float64 (num_steps,), in (0, 1]; jsd and i2sb end at 1.
 
     Raises:
         ValueError: an unknown name or fewer than one step.

@@ -20,6 +20,8 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from palette_ms.diffusion.process import eta
+
 Y, BASE, Y_0, LAST, OLDER, NOISE = np.eye(6)
 
 # γ is 6e-21 at the end of the paper's chain and 0 in jsd's; float32 can still hold the 1/√γ of this one.
@@ -90,6 +92,22 @@ def ddim(gammas, eta=0.0):
         added = eta * sigma[i + 1] / sigma[i] * np.sqrt(1 - (alpha[i] / alpha[i + 1]) ** 2)
         direction = np.sqrt(sigma[i + 1] ** 2 - added**2) / sigma[i]
         calls.append(Call(i, direction * Y + (alpha[i + 1] - alpha[i] * direction) * Y_0 + added * NOISE))
+    return calls
+
+
+def resshift(gammas):
+    """The ancestral chain of ResShift (Yue et al. 2023, arXiv 2307.12348, eq. 7), see `palette_ms.diffusion.process`.
+
+    Its noise is a Brownian motion in η: of what was added at η, the share √(η′/η) of its deviation is still there.
+    """
+    alpha, sigma, _ = rates(gammas)
+    share = eta("resshift", gammas)
+    calls = []
+    for i in range(len(gammas) - 1):
+        kept = share[i + 1] / share[i]
+        direction = np.sqrt(kept) * sigma[i + 1] / sigma[i]
+        calls.append(Call(i, direction * Y + (alpha[i + 1] - alpha[i] * direction) * Y_0
+                          + sigma[i + 1] * np.sqrt(1 - kept) * NOISE))
     return calls
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Optional, Tuple
 import numpy as np
 
 from palette_ms.diffusion.schedule import ScheduleConfig
+from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError, did_you_mean
 from palette_ms.tasks.asks import Ask
 
@@ -82,6 +83,8 @@ class Task:
     loss_weight: float = option(1.0, "what a picture counts in the loss", above=0)
     train_schedule: Optional[ScheduleConfig] = option(None, "noise levels in training, if not the diffusion section's")
     test_schedule: Optional[ScheduleConfig] = option(None, "the chain's, if not the diffusion section's")
+    usage: Optional[Usage] = option(None, "sampler and network calls by default; python -m palette_ms.tune measures "
+                                          "them")
     recolor: float = option(0.0, "share of the training pictures given other colours, where there are so few that the "
                                  "model would learn their palettes by heart; not for colorization, which is to learn "
                                  "them", least=0, most=1)
@@ -332,8 +335,8 @@ def _file(cls):
 
 # What `Palette.restore` and the commands take for every task.
 _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
-          "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "ckpt", "input", "output", "class",
-          "label", "device", "runtime", "precision", "import", "imports", "help"}
+          "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
+          "class", "label", "device", "runtime", "precision", "import", "imports", "help"}
 
 
 def _check_name(cls, ask):

@@ -130,7 +130,7 @@ class Trainer:
         if checkpoint.config.model != self.config.model:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section")
-        for name in ("from_source", "noise_input"):
+        for name in ("from_source", "noise_input", "process"):
             if getattr(checkpoint.config.diffusion, name) != getattr(self.config.diffusion, name):
                 raise UserError(f"training.init_from: {checkpoint.path} has another diffusion.{name} than this config: "
                                 "copy its")

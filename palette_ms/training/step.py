@@ -17,8 +17,8 @@ _descend = ops.ApplyGradientDescent()
 
 
 class Trapezoid(LearningRateSchedule):
-    """A learning rate that rises linearly, stays, and falls linearly to 0 (Hägele et al. 2024, arXiv 2405.18392: as good
-    as a cosine, and a run can be made longer until the fall begins).
+    """A learning rate that rises linearly, stays, and falls linearly to 0: as good as a cosine, and a run can be made
+    longer until the fall begins (Hägele et al. 2024, arXiv 2405.18392).
 
     Args:
         learning_rate: its height.

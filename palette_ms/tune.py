@@ -1,0 +1,156 @@
+"""python -m palette_ms.tune: measure how a checkpoint is best used for each of its tasks, and write it into it."""
+
+import argparse
+import dataclasses
+
+import numpy as np
+from tqdm import tqdm
+
+from palette_ms import errors
+from palette_ms.errors import UserError
+from palette_ms.tasks.imports import add_import
+
+SAMPLERS = ("ddim", "dpmpp_2m")  # of the others, ddpm is for long chains, and what heun and unipc add shows there
+# In dB. What lies closer to the best is taken for chance, and fewer calls are taken instead.
+ALIKE = 0.02
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m palette_ms.tune", description=__doc__,
+        epilog="The most faithful way (the highest PSNR over what is made) becomes what sample and restore() do by "
+               "default; among ways with more calls, the one whose results have as much detail as the originals is "
+               "what --detail 1 does. Take photos that it was not trained with.")
+    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), which is written again")
+    parser.add_argument("--input", required=True, help="pictures like those to restore: as data.path in training")
+    parser.add_argument("--output", help="where to write it instead")
+    parser.add_argument("--task", help="default: each that the model knows")
+    parser.add_argument("--steps", default="1,2,3,4,6,8", help="numbers of network calls to try (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=8, help="how many (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=256, help="of the square taken of each, at most (default: "
+                                                              "%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
+    add_import(parser)
+    args = parser.parse_args()
+    try:
+        steps = sorted({int(text) for text in args.steps.split(",")})
+    except ValueError:
+        raise UserError(f"--steps {args.steps!r} is not a list of whole numbers such as 1,2,4") from None
+    if min(steps) < 1 or args.pictures < 1 or args.size < 1 or args.seed < 0:
+        raise UserError("--steps, --pictures and --size must be at least 1, --seed at least 0")
+
+    from palette_ms.checkpoint import Checkpoint
+    from palette_ms.pipeline import Palette
+    from palette_ms.searched import load_steps, save_steps
+
+    checkpoint = Checkpoint(args.ckpt)
+    if checkpoint.path.suffix != ".safetensors":
+        raise UserError(f"{args.ckpt} is a MindSpore file, which holds no config to write into: convert it first")
+    palette = Palette.load(args.ckpt, args.device)
+    config = palette.config
+    if palette.makes_pictures or config.diffusion.distilled:
+        raise UserError("this model " + ("makes pictures from nothing: there is no original to compare with"
+                                         if palette.makes_pictures else "was distilled to steps of its own"))
+    wanted = range(len(config.tasks)) if args.task is None else [config.place(args.task)]
+    tasks = list(config.tasks)
+    for place in wanted:
+        task = tasks[place]
+        length = (task.test_schedule or config.diffusion.test_schedule).num_steps
+        if max(steps) > length:
+            raise UserError(f"--steps must be at most {length}, the length of the chain")
+        pairs = list(_pairs(config, place, args))
+        ways = {(sampler, count): _score(palette, place, pairs, sampler, count, args.seed)
+                for count in steps for sampler in SAMPLERS[:1 if count == 1 else None]}
+        usage = best(ways)
+        tasks[place] = dataclasses.replace(task, usage=usage)
+        _tell(task.name, ways, usage)
+    palette.config = dataclasses.replace(config, tasks=tuple(tasks))
+    found = load_steps(checkpoint)
+    _write(checkpoint, palette.config, args.output or checkpoint.path)
+    if found:  # which are known by the file's checksum
+        save_steps(Checkpoint(args.output or checkpoint.path), found)
+    print(args.output or checkpoint.path)
+
+
+def best(ways):
+    """`Usage` by what was measured.
+
+    Args:
+        ways: (PSNR in dB, detail over the originals') of each (sampler, steps).
+    """
+    from palette_ms.diffusion.usage import Usage
+
+    limit = max(psnr for psnr, _ in ways.values()) - ALIKE
+    sampler, steps = min((way for way, (psnr, _) in ways.items() if psnr >= limit), key=lambda way: way[1])
+    # ≥ 1.5 dB worse, it is noise rather than detail.
+    richer = {way: abs(np.log(detail)) for way, (psnr, detail) in ways.items()
+              if way[0] == sampler and way[1] >= steps and psnr >= limit - 1.5}
+    detailed = min(richer, key=richer.get)[1]
+    return Usage(sampler, steps, detailed if detailed > steps else None)
+
+
+def _pairs(config, place, args):
+    """(y_0, cond, mask) of whole pictures, cut to what the network divides; damaged as in training."""
+    from palette_ms.data.forms import forms
+    from palette_ms.data.loader import Pictures
+    from palette_ms.data.sources import open_source
+    from palette_ms.seeds import generator
+
+    task, both = config.tasks[place], forms(config.data)
+    pictures = Pictures(open_source(args.input, both[1].suffixes), both, 0)
+    multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
+    for number in range(min(args.pictures, len(pictures))):
+        row = pictures.read(number)
+        height, width = (min(side, args.size) // multiple * multiple for side in row.target.shape[:2])
+        if not height or not width:
+            raise UserError(f"{args.input}: pictures must have {multiple} pixels a side or more")
+        top, left = ((side - part) // 2 for side, part in zip(row.target.shape[:2], (height, width)))
+        place_ = np.s_[top:top + height, left:left + width]
+        y_0 = both[1].to_float(row.target[place_])
+        given = {}
+        if task.needs_pairs:
+            given = {"source": both[0].to_float(row.source[place_]),
+                     "mask": None if row.mask is None else np.float32(row.mask[place_].transpose(2, 0, 1))}
+        cond, mask = task.checked_pair(y_0, generator(args.seed, "tune", number), config.data.channels.source, **given)
+        yield y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
+
+
+def _score(palette, place, pairs, sampler, steps, seed):
+    """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
+    from palette_ms.diffusion.samplers import NoiseStream
+    from palette_ms.evaluation.detail import detail
+
+    task, config = palette.config.tasks[place], palette.config
+    chain = palette.chains.sampler(None if config.model.num_classes is None else (place,), task,
+                                   palette.sampling(task, sampler, steps))
+    scores = []
+    for y_0, cond, mask in tqdm(pairs, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
+        noise = NoiseStream(seed, (1, *y_0.shape)).draw()
+        known = y_0[None]
+        made = chain(cond[None], mask * noise + (1 - mask) * known, seed, mask[None], known).asnumpy()[0].clip(-1, 1)
+        squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
+        scores.append((10 * np.log10(4 / max(squares, 1e-12)), np.log((detail(made, mask) + 1e-6)
+                                                                      / (detail(y_0, mask) + 1e-6))))
+    psnr, detail_ = np.mean(scores, 0)
+    return float(psnr), float(np.exp(detail_))
+
+
+def _tell(name, ways, usage):
+    print(f"{name}: {usage.sampler} with {usage.steps}"
+          + (f", and {usage.detailed_steps} for detail" if usage.detailed_steps else ""))
+    for (sampler, steps), (psnr, detail_) in ways.items():
+        print(f"    {sampler:10} {steps:4}   {psnr:6.2f} dB   {detail_:4.2f} of the originals' detail")
+
+
+def _write(checkpoint, config, path):
+    """The checkpoint with another config; a training state stays one."""
+    from palette_ms.checkpoint import save_checkpoint
+
+    groups = {group: checkpoint.tensors(group) for group in ("weights", "ema", "optimizer")}
+    save_checkpoint(path, config, checkpoint.step, checkpoint.pictures, source=checkpoint.source,
+                    **{group: arrays for group, arrays in groups.items() if arrays})
+
+
+if __name__ == "__main__":
+    errors.run(main)
