@@ -196,9 +196,14 @@ class Checkpoint:
         unet.set_train(False)
         return unet
 
-    def fill(self, unet, group):
-        """Set the U-Net's parameters from a group of tensors; all must be there, with the right shapes."""
-        arrays = self.tensors(group)
+    def fill(self, unet, group, changed=()):
+        """Set the U-Net's parameters from a group of tensors; all must be there, with the right shapes.
+
+        Args:
+            changed: dict of arrays that take the places of the file's; None: the network has no such parameter.
+        """
+        arrays = {**self.tensors(group), **dict(changed)}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
         parameters = dict(unet.parameters_and_names())
         missing, extra = parameters.keys() - arrays.keys(), arrays.keys() - parameters.keys()
         for problem, names in (("lacks", missing), ("has besides", extra)):

@@ -19,6 +19,7 @@ from palette_ms.tasks.fill import smooth_fill
 from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.tasks.jpeg_restoration import JpegRestoration, jpeg
 from palette_ms.tasks.masks import MASKS
+from palette_ms.tasks.old_photo import OldPhoto
 from palette_ms.tasks.super_resolution import SuperResolution
 from palette_ms.tasks.uncropping import Uncropping, side_mask
 
@@ -251,6 +252,30 @@ def test_noise_has_the_deviation_that_is_drawn():
 
 
 # Colours
+
+
+def test_an_old_photo_without_damage_is_the_photo_and_with_all_of_it_is_paper():
+    y_0 = np.random.default_rng(0).uniform(-1, 1, (3, 64, 64)).astype(np.float32)
+    y_0 = np.stack([gaussian_filter(channel, 4) for channel in y_0])  # which JPEG keeps
+    none = {"fading": (0, 0), "cast": (0, 0), "grain": (0, 0), "scratched": 0, "quality": (95, 95), "blur": (0.1, 0.1)}
+    cond, mask = OldPhoto(**none).pair(y_0, np.random.default_rng(0))
+    assert mask is None and np.abs(cond - y_0).mean() < 0.02
+    cond, _ = OldPhoto(**{**none, "fading": (1, 1)}).pair(y_0, np.random.default_rng(0))
+    np.testing.assert_allclose(cond, 0.6, atol=0.02)
+    cond, _ = OldPhoto(**{**none, "cast": (1, 1)}).pair(y_0, np.random.default_rng(0))
+    assert cond[2].max() < -0.9 and np.abs(cond[0] - y_0[0]).mean() < 0.02
+    cond, _ = OldPhoto(**{**none, "grain": (10, 10)}).pair(0 * y_0, np.random.default_rng(0))
+    assert (cond * 127.5).std() == pytest.approx(10, rel=0.1)
+
+
+def test_scratches_of_an_old_photo_are_told_by_no_mask_and_lie_over_it():
+    flat = np.zeros((3, 64, 64), np.float32)
+    options = {"fading": (0, 0), "cast": (0, 0), "grain": (0, 0), "quality": (95, 95)}
+    for seed in range(8):
+        whole, _ = OldPhoto(**options, scratched=0).pair(flat, np.random.default_rng(seed))
+        marked, mask = OldPhoto(**options, scratched=1).pair(flat, np.random.default_rng(seed))
+        assert mask is None and np.abs(whole).max() < 0.05
+        assert 0 < (np.abs(marked) > 0.3).mean() < 0.5
 
 
 def test_lightness_is_scikit_images_and_comes_back():

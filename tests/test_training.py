@@ -654,16 +654,23 @@ def test_a_task_embedding_learns_its_own_row_and_tells_tasks_apart(photos, tmp_p
     assert moved[0] > 0 and moved[1] > 0 and moved[2] == 0
 
 
-def test_tasks_of_another_order_cannot_start_from_a_task_embedding(photos, tmp_path):
+def test_tasks_begin_with_their_own_embedding_in_another_model_and_new_ones_with_the_mean(photos, tmp_path):
     tasks = [{"name": "colorization"}, {"name": "inpainting"}]
-    config = with_tasks(tiny_config(photos, tmp_path / "a"), tasks, num_classes=3)
-    trainer = loop.Trainer(config)
+    trainer = loop.Trainer(with_tasks(tiny_config(photos, tmp_path / "a"), tasks, num_classes=3))
+    for parameter in trainer.unet.get_parameters():
+        parameter.set_data(Tensor(0.1 * np.random.default_rng(0).standard_normal(parameter.shape, np.float32)))
     trainer.save(tmp_path / "model.safetensors")
-    raw = with_tasks(tiny_config(photos, tmp_path / "b", init_from=str(tmp_path / "model.safetensors")), tasks[::-1],
-                     num_classes=3)
-    with pytest.raises(UserError, match="must begin with colorization, inpainting"):
-        loop.Trainer(raw)
-    loop.Trainer(dataclasses.replace(raw, tasks=config.tasks))
+    rows = trainer.unet.label_embedding.asnumpy()
+    start = tiny_config(photos, tmp_path / "b", init_from=str(tmp_path / "model.safetensors"))
+    other = loop.Trainer(with_tasks(start, [{"name": "denoising"}, *tasks[::-1]], num_classes=4)).unet
+    mean = (rows[0] + rows[1]) / 2
+    np.testing.assert_allclose(other.label_embedding.asnumpy(), [mean, rows[1], rows[0], mean], rtol=1e-6)
+    np.testing.assert_array_equal(other.conv_in.weight.asnumpy(), trainer.unet.conv_in.weight.asnumpy())
+    # A model of one task needs no embedding, and answers as the other one did for it.
+    alone = loop.Trainer(with_tasks(start, tasks[1:], num_classes=None)).unet
+    x, gamma = Tensor(np.random.default_rng(0).standard_normal((1, 6, 16, 16), np.float32)), Tensor([0.3], ms.float32)
+    np.testing.assert_allclose(alone(x, gamma).asnumpy(), trainer.unet(x, gamma, Tensor([1], ms.int32)).asnumpy(),
+                               atol=1e-6)
 
 
 def test_a_model_without_source_is_trained_and_makes_pictures(photos, tmp_path):

@@ -55,7 +55,7 @@ def resshift_schedule(num_steps):
 
 
 def i2sb_schedule(num_steps):
-    """β of every step: √β of I2SB rises linearly to the middle of the time and falls again, and η is ∫β up to t over S."""
+    """β of every step: I2SB's √β rises linearly to the middle of the time and falls again; η is ∫β up to t over S."""
     t = np.arange(1, num_steps + 1) / num_steps
     rise = 2 * (_MOST - _LEAST)
     risen = ((_LEAST + rise * np.minimum(t, 1 - t)) ** 3 - _LEAST**3) / (3 * rise)

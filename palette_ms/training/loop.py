@@ -33,6 +33,7 @@ from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
 
 MODEL_FILE = "model.safetensors"
+_LABELS = "label_embedding"  # of a network's parameters
 _STATE_PATTERN = "state_*.safetensors"
 _SAMPLE_PICTURES = 6
 _VOTE_SECONDS, _MOST_STEPS = 1.0, 100  # between two votes of the ranks, whichever is sooner; but never below one step
@@ -127,19 +128,30 @@ class Trainer:
         return adam(weights)
 
     def _start_from(self, checkpoint):
-        if checkpoint.config.model != self.config.model:
+        theirs = dataclasses.replace(checkpoint.config.model, num_classes=self.config.model.num_classes)
+        if theirs != self.config.model:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section")
         for name in ("from_source", "noise_input", "process"):
             if getattr(checkpoint.config.diffusion, name) != getattr(self.config.diffusion, name):
                 raise UserError(f"training.init_from: {checkpoint.path} has another diffusion.{name} than this config: "
                                 "copy its")
-        theirs, ours = ([task.name for task in config.tasks] for config in (checkpoint.config, self.config))
-        if self.config.model.num_classes is not None and theirs != ours[:len(theirs)]:
-            raise UserError(f"training.init_from: {checkpoint.path} has an embedding for each of its tasks: tasks must "
-                            f"begin with {', '.join(theirs)}, in this order")
-        checkpoint.fill(self.unet, "weights" if checkpoint.tensors("weights") else "ema")
+        group = "weights" if checkpoint.tensors("weights") else "ema"
+        checkpoint.fill(self.unet, group, self._embeddings(checkpoint.config, checkpoint.tensors(group)))
         self.pictures_before = checkpoint.pictures
+
+    def _embeddings(self, theirs, arrays):
+        """What takes the place of another model's arrays where it does not know the same tasks in the same order: a
+        task that it knows begins with its embedding there, another one with their mean."""
+        table, bias = arrays.get(_LABELS), "time_embedding.dense2.bias"
+        names = [task.name for task in theirs.tasks]
+        rows = {} if table is None else dict(zip(names[::-1], table[len(names) - 1::-1]))  # the first of a name counts
+        mean = np.mean(list(rows.values()), 0) if rows else 0 * arrays[bias]
+        ours = [rows.get(task.name, mean) for task in self.config.tasks]
+        if self.config.model.num_classes is None:
+            # Without embeddings of tasks, what they would add stands in the bias before them.
+            return {} if table is None else {_LABELS: None, bias: arrays[bias] + np.mean(ours, 0)}
+        return {_LABELS: np.stack(ours + [mean] * (self.config.model.num_classes - len(ours)))}
 
     # The state
 
