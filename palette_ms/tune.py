@@ -59,8 +59,8 @@ def main():
         length = (task.test_schedule or config.diffusion.test_schedule).num_steps
         if max(steps) > length:
             raise UserError(f"--steps must be at most {length}, the length of the chain")
-        pairs = list(_pairs(config, place, args))
-        ways = {(sampler, count): _score(palette, place, pairs, sampler, count, args.seed)
+        examples = list(pairs(config, place, args.input, args.pictures, args.size, args.seed))
+        ways = {(sampler, count): score(palette, place, examples, sampler, count, args.seed)
                 for count in steps for sampler in SAMPLERS[:1 if count == 1 else None]}
         usage = best(ways)
         tasks[place] = dataclasses.replace(task, usage=usage)
@@ -90,33 +90,45 @@ def best(ways):
     return Usage(sampler, steps, detailed if detailed > steps else None)
 
 
-def _pairs(config, place, args):
-    """(y_0, cond, mask) of whole pictures, cut to what the network divides; damaged as in training."""
+def pairs(config, place, source, number, size, seed):
+    """(y_0, cond, mask) of whole pictures, damaged as in training, of the squares in their middle.
+
+    Args:
+        config: `palette_ms.config.Config`.
+        place: of the task in it.
+        source: as `data.path`.
+        number: of pictures, at most.
+        size: side of the square at most; it is cut to what the network divides.
+        seed: decides the damage.
+
+    Raises:
+        UserError: see `palette_ms.data.sources.open_source`; or a picture is too small.
+    """
     from palette_ms.data.forms import forms
     from palette_ms.data.loader import Pictures
     from palette_ms.data.sources import open_source
     from palette_ms.seeds import generator
 
     task, both = config.tasks[place], forms(config.data)
-    pictures = Pictures(open_source(args.input, both[1].suffixes), both, 0)
+    pictures = Pictures(open_source(source, both[1].suffixes), both, 0)
     multiple = config.model.patch_size * 2 ** (len(config.model.channel_mults) - 1)
-    for number in range(min(args.pictures, len(pictures))):
-        row = pictures.read(number)
-        height, width = (min(side, args.size) // multiple * multiple for side in row.target.shape[:2])
+    for index in range(min(number, len(pictures))):
+        row = pictures.read(index)
+        height, width = (min(side, size) // multiple * multiple for side in row.target.shape[:2])
         if not height or not width:
-            raise UserError(f"{args.input}: pictures must have {multiple} pixels a side or more")
+            raise UserError(f"{source}: pictures must have {multiple} pixels a side or more")
         top, left = ((side - part) // 2 for side, part in zip(row.target.shape[:2], (height, width)))
-        place_ = np.s_[top:top + height, left:left + width]
-        y_0 = both[1].to_float(row.target[place_])
+        square = np.s_[top:top + height, left:left + width]
+        y_0 = both[1].to_float(row.target[square])
         given = {}
         if task.needs_pairs:
-            given = {"source": both[0].to_float(row.source[place_]),
-                     "mask": None if row.mask is None else np.float32(row.mask[place_].transpose(2, 0, 1))}
-        cond, mask = task.checked_pair(y_0, generator(args.seed, "tune", number), config.data.channels.source, **given)
+            given = {"source": both[0].to_float(row.source[square]),
+                     "mask": None if row.mask is None else np.float32(row.mask[square].transpose(2, 0, 1))}
+        cond, mask = task.checked_pair(y_0, generator(seed, "tune", index), config.data.channels.source, **given)
         yield y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
 
 
-def _score(palette, place, pairs, sampler, steps, seed):
+def score(palette, place, examples, sampler, steps, seed):
     """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
     from palette_ms.diffusion.samplers import NoiseStream
     from palette_ms.evaluation.detail import detail
@@ -125,7 +137,7 @@ def _score(palette, place, pairs, sampler, steps, seed):
     chain = palette.chains.sampler(None if config.model.num_classes is None else (place,), task,
                                    palette.sampling(task, sampler, steps))
     scores = []
-    for y_0, cond, mask in tqdm(pairs, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
+    for y_0, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
         noise = NoiseStream(seed, (1, *y_0.shape)).draw()
         known = y_0[None]
         made = chain(cond[None], mask * noise + (1 - mask) * known, seed, mask[None], known).asnumpy()[0].clip(-1, 1)
