@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from palette_ms.chains import Chains
 from palette_ms.checkpoint import Checkpoint
-from palette_ms.data.forms import can_hold, cast, forms
+from palette_ms.data.forms import can_hold, forms
 from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, WholeChain
 from palette_ms.diffusion.usage import Usage
@@ -150,11 +150,13 @@ class Palette:
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source) for mask in masks]
-        pictures = self._read(images, source)
-        size = task.checked_size(*pictures[0].shape[:2], asked[0])
-        pictures = [picture if picture.shape[:2] == size else source.resize(picture, *size) for picture in pictures]
-        holes = [np.stack(masks) for masks in zip(*(
+        originals = self._read(images, source)
+        size = task.checked_size(*source.shown(originals[0]).shape[:2], asked[0])
+        originals = [source.resized(original, *size) for original in originals]
+        pictures = [source.shown(original) for original in originals]
+        softened = [np.stack(masks) for masks in zip(*(
             task.checked_holes(*size, request, generator(seed, "mask")) for request in asked))]
+        holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * (num_samples * len(pictures))
         channels = self.config.data.channels
         if channels.source != channels.target and not all(hole.all() for hole in holes):
@@ -170,11 +172,11 @@ class Palette:
         made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
         for number, y in enumerate(made):
-            k, result = number // num_samples, target.from_float(y)
-            if source.channels == target.channels:
-                # What was known comes back as it was, not as floats that were rounded.
-                result = task.put_back(result, cast(pictures[k], result.dtype), holes[0][k], asked[k])
-            results[k].append(target.image(result))
+            k = number // num_samples
+            put_back = None
+            if (softened[0][k] < 1).any():
+                put_back = functools.partial(task.put_back, hole=softened[0][k], asked=asked[k])
+            results[k].append(target.finish(y, originals[k], put_back, task.keeps_gray))
         return results if several else results[0]
 
     def _forms(self, task):
@@ -182,10 +184,11 @@ class Palette:
         return self.forms if task.needs_pairs else self.forms[1:] * 2
 
     def _read(self, images, form):
-        """The pictures (H, W, C), of one size. Of values that had to be clipped a line is said."""
+        """The pictures' originals, of one size. Of values that had to be clipped a line is said."""
         if not images:
             raise UserError("there is no picture to restore: the list is empty")
-        pictures = [form.read(image) for image in images]
+        originals = [form.original(image) for image in images]
+        pictures = [form.shown(original) for original in originals]
         sizes = sorted({picture.shape[:2] for picture in pictures})
         if len(sizes) > 1:
             raise UserError("pictures that are restored together must have one size; these have "
@@ -195,7 +198,7 @@ class Palette:
             names = ", ".join(str(image) for image in images if isinstance(image, (str, PathLike)))
             tqdm.write(f"warning: {names}{': ' * bool(names)}{outside} values are outside the range that this model "
                        "was trained with, and are clipped", file=sys.stderr)
-        return pictures
+        return originals
 
     def _run(self, task, chains, holes, sampling, num_samples, seed, pictures, number=0, stream=None):
         """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it.

@@ -333,7 +333,8 @@ def test_a_mask_is_white_where_it_is_above_half(white):
     dtype = bool if white is True else np.float32 if white == 0.25 else np.uint16
     for array in (mask * np.array(white, dtype), np.repeat((mask * np.array(white, dtype))[..., None], 3, 2)):
         np.testing.assert_array_equal(Arrays(4).read_mask(array), mask)
-    assert not Arrays().read_mask(np.zeros((3, 3), np.uint8)).any()
+    with pytest.raises(UserError, match="no white pixel"):
+        Arrays().read_mask(np.zeros((3, 3), np.uint8))
 
 
 # Sources of arrays

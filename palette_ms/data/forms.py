@@ -4,14 +4,18 @@ Files hold values, the network works on [−1, 1]. A `Form` goes from one to the
 whatever the file holds, `Arrays` the file's own values, each channel with its range.
 """
 
+import sys
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, Optional, Tuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from palette_ms.data.images import SUFFIXES, load_image, replacing, save_atomically, to_float, to_uint8
+from palette_ms.data.images import SUFFIXES, load_image, replacing, to_float, to_uint8
+from palette_ms.data.masks import weights
+from palette_ms.data.originals import FORMATS, read_original, write_picture
 from palette_ms.data.readers import ARRAY_SUFFIXES, WRITERS, from_pillow, plain, read_array, read_file
 from palette_ms.errors import UserError
 
@@ -106,21 +110,20 @@ class Form:
     """
 
     def read_mask(self, source, name=None):
-        """bool (H, W): where a mask is white, above half of its values' range; opacity counts for nothing.
+        """How much of each pixel is to be made: see `palette_ms.data.masks.weights`.
 
         Args:
             source: a path, an open file, a PIL image, or an array (H, W) or (H, W, C), of any type.
             name: what errors call an open file.
 
+        Returns: float32 (H, W), from 0 to 1.
+
         Raises:
-            UserError: see `palette_ms.data.readers.read_array`.
+            UserError: see `palette_ms.data.readers.read_array`; or nothing is to be made, or it is no mask.
         """
-        array = Arrays().read(source, name)
-        if array.shape[2] in (2, 4):  # what is beside gray or RGB is opacity
-            array = array[..., :-1]
-        values = array.mean(2, np.float64)
-        # Of 8 bits white is 255, whatever noise a JPEG has beside black, unless they are the 0 and 1 of other programs.
-        return values > (127 if array.dtype == np.uint8 and values.max() > 1 else values.max() / 2)
+        if name is None:
+            name = source if isinstance(source, (str, PathLike)) else "the mask"
+        return weights(Arrays().read(source, name), name)
 
     def to_show(self, y):
         """float (C, H, W) in about [−1, 1] → uint8 (H, W, 3) to look at: the first three channels, or the first."""
@@ -138,6 +141,37 @@ class Photo(Form):
     def read(self, source, name=None, enough=None):
         """uint8 (H, W, 3). Arguments and errors are those of `load_image`."""
         return load_image(source, name, enough)
+
+    def original(self, source):
+        """What is kept of a user's picture: see `palette_ms.data.originals.read_original`."""
+        return read_original(source, show=lambda line: tqdm.write(line, file=sys.stderr))
+
+    def shown(self, original):
+        """What the model is given of it, as `read` gives it."""
+        return original.rgb
+
+    def resized(self, original, height, width):
+        """It at another size, by bicubic interpolation."""
+        return original if original.rgb.shape[:2] == (height, width) else original.resized(height, width)
+
+    def finish(self, y, original, put_back, keeps_gray):
+        """What a user gets, a PIL image as `palette_ms.data.originals.Original.image` makes it.
+
+        Args:
+            y: float (3, H, W) in about [−1, 1].
+            original: of the result's size, but for what `put_back` adds around it.
+            put_back: function (result, known), arrays (H, W, C) → the result with what was known, or None: all is made.
+            keeps_gray: of a gray picture the result is gray.
+        """
+        gray = keeps_gray and original.is_gray
+        values, alpha = original.values_of(y, gray), original.alpha
+        if put_back:
+            known = original.values if gray == original.is_gray else np.repeat(original.values, 3, 2)
+            values = put_back(values, known)
+            if alpha is not None:  # what is made hides what is behind it
+                opaque = np.full((*values.shape[:2], 1), np.iinfo(alpha.dtype).max, alpha.dtype)
+                alpha = put_back(opaque, alpha[..., None])[..., 0]
+        return original.image(values, alpha)
 
     def outside(self, array):
         """How many values are out of the range: none."""
@@ -160,15 +194,19 @@ class Photo(Form):
         """uint8 (H, W, 3) → what a user gets: a PIL image."""
         return Image.fromarray(array)
 
-    def save(self, image, path):
-        """Write what `image` gave to a path without suffix, whole or not at all; returns the path of the PNG."""
-        path = self.path(path)
-        save_atomically(image, path)
+    def save(self, image, path, format="png", quality=None):
+        """Write what `image` or `finish` gave to a path without suffix, whole or not at all; returns the whole path.
+
+        format, quality: see `palette_ms.data.originals.write_picture`.
+        """
+        path = self.path(path, format)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            write_picture(image, file, format, quality)
         return path
 
-    def path(self, path):
+    def path(self, path, format="png"):
         """What `save` makes of a path without suffix."""
-        return path.with_name(path.name + ".png")
+        return path.with_name(path.name + FORMATS[format])
 
 
 @dataclass(frozen=True)
@@ -257,18 +295,39 @@ class Arrays(Form):
         return np.stack([np.asarray(Image.fromarray(channel).resize((width, height), filter))
                          for channel in np.ascontiguousarray(array.transpose(2, 0, 1), np.float32)], 2)
 
+    def original(self, source):
+        """What is kept of a user's picture: its values, as `read` gives them."""
+        return self.read(source)
+
+    def shown(self, original):
+        """What the model is given of it."""
+        return original
+
+    def resized(self, original, height, width):
+        """It at another size, see `resize`."""
+        return original if original.shape[:2] == (height, width) else self.resize(original, height, width)
+
+    def finish(self, y, original, put_back, keeps_gray):
+        """What a user gets, as `image` makes it. Arguments as of `Photo.finish`."""
+        result = self.from_float(y)
+        if put_back and result.shape[2] == original.shape[2]:
+            # What was known comes back as it was, not as floats that were rounded.
+            result = put_back(result, cast(original, result.dtype))
+        return self.image(result)
+
     def image(self, array):
         """(H, W, C) → what a user gets: the array, of one channel (H, W)."""
         return array[..., 0] if array.shape[2] == 1 else array
 
-    def save(self, image, path):
-        """Write what `image` gave to a path without suffix, whole or not at all; returns the path with the suffix."""
+    def save(self, image, path, format=None, quality=None):
+        """Write what `image` gave to a path without suffix, whole or not at all; returns the path with the suffix. Of
+        format and quality the model's config decides."""
         path = self.path(path)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             WRITERS[path.suffix](file, image)
         return path
 
-    def path(self, path):
+    def path(self, path, format=None):
         """What `save` makes of a path without suffix."""
         return path.with_name(path.name + self._known(self.kind, "data.result").suffix)
 

@@ -1,11 +1,12 @@
 """Picture files and arrays of any kind → RGB, and back."""
 
+import io
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from palette_ms.errors import UserError
 
@@ -15,8 +16,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 def load_image(source, name=None, enough=None):
     """Any picture as uint8 RGB (H, W, 3).
 
-    The EXIF rotation is applied; 16-bit values are scaled to 8; gray is repeated; alpha is laid over white; of an
-    animation the first frame is taken.
+    The EXIF rotation and the ICC profile (to sRGB) are applied; 16-bit values are scaled to 8; gray is repeated; alpha
+    is laid over white; of an animation the first frame is taken.
 
     Args:
         source: a path, an open file, a PIL image, or an array, uint8 (H, W), (H, W, 3) or (H, W, 4).
@@ -33,20 +34,41 @@ def load_image(source, name=None, enough=None):
         return np.asarray(_to_rgb(_from_array(source)))
     if isinstance(source, Image.Image):
         return np.asarray(_to_rgb(source))
+    with open_picture(source, name) as (image, _):
+        if enough:
+            image.draft(None, (enough, enough))
+        return np.asarray(_to_rgb(image))
+
+
+@contextmanager
+def open_picture(source, name=None):
+    """A picture file opened by Pillow, and its encoded bytes; what goes wrong with it is a UserError with its name.
+
+    Args:
+        source: a path or an open file.
+        name: what errors call it.
+    """
+    name = name or source
     try:
-        with Image.open(source) as image:
-            if enough:
-                image.draft(None, (enough, enough))
-            return np.asarray(_to_rgb(image))
+        if hasattr(source, "read"):
+            data = source.read()
+        else:
+            with open(source, "rb") as file:
+                data = file.read()
+        with Image.open(io.BytesIO(data)) as image:
+            yield image, data
+    except UserError:
+        raise
     except FileNotFoundError:
-        raise UserError(f"no such picture: {source}") from None
+        raise UserError(f"no such picture: {name}") from None
     except IsADirectoryError:
-        raise UserError(f"{source} is a folder, not a picture") from None
+        raise UserError(f"{name} is a folder, not a picture") from None
     except UnidentifiedImageError:
-        raise UserError(f"cannot read picture {name or source}: empty, or of an unknown format") from None
+        raise UserError(f"cannot read picture {name}: empty, or of an unknown format") from None
     # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
     except Exception as error:
-        raise UserError(f"cannot read picture {name or source}: {' '.join(str(error).split())}") from None
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read picture {name}: {text}") from None
 
 
 def _from_array(array):
@@ -56,8 +78,32 @@ def _from_array(array):
     return Image.fromarray(array)
 
 
+PROFILE = "icc_profile"  # what Pillow calls it
+
+
+def to_srgb(image):
+    """A PIL image as RGB in sRGB, by its ICC profile; without one, or with one that is damaged or of other channels,
+    as it stands."""
+    profile = image.info.get(PROFILE)
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), _INTENT, "RGB")
+    return image.convert("RGB")
+
+
+def from_srgb(image, profile, mode):
+    """RGB in sRGB as the image of an ICC profile, in the mode "L" or "RGB"."""
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), own, _INTENT, mode)
+
+
+_INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
+
+
 def _to_rgb(image):
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # EXIF that is damaged says nothing, and the pixels are sound
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UserError("floating-point values without a known range: save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -67,9 +113,10 @@ def _to_rgb(image):
             values = values / 257
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        profile, image = image.info.get(PROFILE), image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image.info[PROFILE] = profile
+    return to_srgb(image)
 
 
 def to_float(image):

@@ -276,8 +276,7 @@ def decode(row, forms, enough=None):
         target's size by bicubic interpolation.
 
     Raises:
-        UserError: one cannot be read.
-        UserError: a mask without a white pixel.
+        UserError: one cannot be read, or a mask has nothing to make.
         Unfit: one is not of its form, a pair of arrays or a mask is of another size.
     """
     source_form, target_form = forms
@@ -293,11 +292,9 @@ def decode(row, forms, enough=None):
         source = source_form.resize(source, *target.shape[:2])
     mask = None
     for name, data in masks:
-        mask = target_form.read_mask(io.BytesIO(data), name)[..., None]
+        mask = target_form.read_mask(io.BytesIO(data), name)[..., None] > 0.5
         if mask.shape[:2] != target.shape[:2]:
             raise _other_size(name, mask, target_name, target)
-        if not mask.any():
-            raise UserError(f"{name} has no white pixel: nothing to make")
     return Row(target, source, mask)
 
 

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Callable, Optional, Tuple
 
+import cv2
 import numpy as np
 
 from palette_ms.data.images import list_images
@@ -104,25 +105,32 @@ class MaskAsk(Ask):
         return matches[0]
 
 
-def read_mask(mask, form, height, width, rng):
-    """What a `MaskAsk` was answered with as float32 (1, height, width), 1 where pixels are to be made.
+def read_mask(asked, height, width, rng):
+    """What `MASK` was answered with, its edge softened as `FEATHER` says.
 
     Args:
-        mask: as `MaskAsk` takes it.
-        form: of the source, see `palette_ms.data.forms`, which reads it.
+        asked: `palette_ms.tasks.task.Request`.
         rng: numpy.random.Generator, for a kind of mask.
 
+    Returns: float32 (1, height, width): 1 where pixels are to be made, between 0 and 1 where what is made is laid over
+        what is known.
+
     Raises:
-        UserError: it cannot be read, has another size, or no white pixel.
+        UserError: it cannot be read, has another size, or nothing is to be made.
     """
+    mask = asked["mask"]
     if isinstance(mask, str) and mask in MASKS:
-        return MASKS[mask](rng, height, width)
-    hole = form.read_mask(mask)
+        hole = MASKS[mask](rng, height, width)[0]
+    else:
+        hole = asked.form.read_mask(mask)
     if hole.shape != (height, width):
+        turned = "" if hole.shape != (width, height) else \
+            "; a mask is for the picture as viewers show it, turned as its EXIF orientation says"
         raise UserError(f"the mask is {hole.shape[1]}×{hole.shape[0]}, the picture {width}×{height} "
-                        "(width × height): they must be the same")
-    if not hole.any():
-        raise UserError("the mask has no white pixel: nothing to make")
+                        f"(width × height): they must be the same{turned}")
+    if asked.get("feather"):
+        away = cv2.distanceTransform(np.uint8(hole < 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        hole = np.maximum(hole, (1 - away / (asked["feather"] + 1)).clip(0, 1))
     return hole[None].astype(np.float32)
 
 
@@ -150,4 +158,5 @@ class MarginsAsk(Ask):
             raise UserError(f"{self.name} adds no pixel: nothing to make")
 
 
+FEATHER = Ask("feather", "pixels around the hole over which what is made fades into what is known", float, least=0)
 MASK = MaskAsk("mask", f"a picture that is white where pixels are to be made, or {', '.join(MASKS)}", metavar="MASK")

@@ -17,6 +17,7 @@ class Colorization(Task):
 
     name = "colorization"
     needs_rgb = True
+    keeps_gray = False
 
     gray: Literal["luma", "lightness"] = option("luma", "what the source holds: luma (Rec. 601), or the L of CIE Lab, "
                                                         "which is put back into the result")

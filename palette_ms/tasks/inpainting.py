@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Tuple
 
-from palette_ms.tasks.asks import MASK, read_mask
+from palette_ms.tasks.asks import FEATHER, MASK, read_mask
 from palette_ms.tasks.fill import FILL, fill_hole, first_guess
 from palette_ms.tasks.masks import MASKS
 from palette_ms.tasks.task import Task, option
@@ -14,7 +14,7 @@ class Inpainting(Task):
     """A hole is to be filled."""
 
     name = "inpainting"
-    asks = (MASK,)
+    asks = (MASK, FEATHER)
     required = ("mask",)
 
     masks: Tuple[Literal[tuple(MASKS)], ...] = option(("free_form", "rectangle"), "kinds of hole, drawn evenly")
@@ -26,7 +26,7 @@ class Inpainting(Task):
         return self.source(y_0, mask, rng), mask
 
     def holes(self, height, width, asked, rng):
-        return [read_mask(asked["mask"], asked.form, height, width, rng)]
+        return [read_mask(asked, height, width, rng)]
 
     def source(self, picture, hole, rng):
         return fill_hole(picture, hole, rng, self.fill)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palette_ms.tasks.asks import MASK, read_mask
+from palette_ms.tasks.asks import FEATHER, MASK, read_mask
 from palette_ms.tasks.task import Task
 
 
@@ -15,7 +15,7 @@ class Paired(Task):
 
     name = "paired"
     needs_pairs = True
-    asks = (MASK,)
+    asks = (MASK, FEATHER)
 
     def __post_init__(self):
         super().__post_init__()
@@ -28,4 +28,4 @@ class Paired(Task):
     def holes(self, height, width, asked, rng):
         if asked["mask"] is None:
             return [np.ones((1, height, width), np.float32)]
-        return [read_mask(asked["mask"], asked.form, height, width, rng)]
+        return [read_mask(asked, height, width, rng)]

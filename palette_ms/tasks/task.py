@@ -16,6 +16,7 @@ from typing import ClassVar, Optional, Tuple
 
 import numpy as np
 
+from palette_ms.data.forms import cast
 from palette_ms.diffusion.schedule import ScheduleConfig
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError, did_you_mean
@@ -67,6 +68,7 @@ class Task:
         has_source: False: the model takes no source.
         needs_pairs: the data give the sources, and `pair` takes them.
         needs_rgb: it is about photos in RGB of 8 bits, not about any channels.
+        keeps_gray: of a gray photo the result is gray, too.
 
     Raises:
         ValueError: an option out of its range, which the message begins with.
@@ -78,6 +80,7 @@ class Task:
     has_source: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = False
     needs_rgb: ClassVar[bool] = False
+    keeps_gray: ClassVar[bool] = True
 
     weight: float = option(1.0, "share of the training pictures, beside the other tasks' weights", above=0)
     loss_weight: float = option(1.0, "what a picture counts in the loss", above=0)
@@ -180,7 +183,8 @@ class Task:
         return height, width
 
     def holes(self, height, width, asked, rng):
-        """The chains that a picture takes: for each, the mask (1, h, w) of what it makes.
+        """The chains that a picture takes: for each, the mask (1, h, w) of what it makes: all above 0. Values between 0
+        and 1 say how much of it comes into the result, see `put_back`.
 
         Args:
             height, width: of the result.
@@ -249,12 +253,16 @@ class Task:
 
         Args:
             result, picture: arrays (H, W, C) of the files' own values, in the results' dtype.
-            hole: (1, h, w), the first of `holes`.
+            hole: (1, h, w), the first of `holes`, which leaves something out: 1 where pixels were made, between 0 and 1
+                where they are laid over the known ones.
             asked: `Request`.
 
         Returns: as result.
         """
-        return np.where(hole[0][..., None] > 0, result, picture) if (hole == 0).any() else result
+        weight = hole[0][..., None]
+        if ((weight > 0) & (weight < 1)).any():
+            return cast(picture + weight * np.subtract(result, picture, dtype=np.float64), result.dtype)
+        return np.where(weight > 0, result, picture)
 
 
 def task_class(name):
