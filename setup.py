@@ -10,10 +10,10 @@ EXTRAS = {
     "benchmarks": ["matplotlib", "scikit-image"],
     "modelarts": ["huaweicloudsdkmodelarts"],
     "onnx": ["onnxruntime"],
-    "quickstart": ["onnxruntime", "scikit-image"],
+    "quickstart": ["onnxruntime", "pillow>=10.1", "scikit-image"],  # Pillow draws text of any size since 10.1
     "tensorboard": ["tensorboard"],
-    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist>=3.8", "ruff", "scikit-image",
-              "tensorboard"],
+    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pillow>=10.1", "pytest", "pytest-xdist>=3.8", "ruff",
+              "scikit-image", "tensorboard"],
     "tiff": ["imagecodecs"],  # for TIFF compressed by LZW, JPEG, Zstandard …
 }
 
