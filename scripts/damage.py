@@ -72,7 +72,7 @@ def damaged(kind, picture, rng):
     if name == "blur":
         return "deblurring", _filtered(picture, gaussian_kernel(float(level))), None, {}
     hole = _squares(picture, rng) if name == "holes" else MASKS["scratches"](rng, *picture.shape[:2])[0] > 0
-    return "inpainting", np.where(hole[..., None], np.uint8(128), picture), hole, {}
+    return "inpainting", np.where(hole[..., None], np.uint8(255), picture), hole, {}
 
 
 def as_given(kind, given, size):
