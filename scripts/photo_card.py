@@ -75,8 +75,8 @@ def licences(args):
     singly = sum(row["copyright"].startswith("not noted singly") for row in rows)
     train, held_out = (sum(counts[part].values()) for part in ("train", "held_out"))
     return [*lines, f"| all | {train} | {held_out} |", "",
-            f"{singly} of them are not noted singly: their licence is the one that the package's copyright file gives for "
-            "all files that it does not name."]
+            f"{singly} of them are not noted singly: their licence is the one that the package's copyright file gives "
+            "for all files that it does not name."]
 
 
 def scores(args):

@@ -10,7 +10,7 @@ pixel by pixel. The colour table gives each brightness the mean colour that it h
 PICTURE is one of yours, which is not damaged first and has no original to compare with. The last row shows its middle,
 pixel by pixel: as it is | JPEG's traces removed, where it is a JPEG | coloured, where it is gray | noise removed | its
 middle enlarged twice; the first three of these results that apply. What is made of the whole picture lies beside OUTPUT
-as NAME_TASK.png. Of more than 1024 pixels on the longer side it is shrunk to these first (`python -m palette_ms.sample`
+as NAME_TASK.png. Of more than 640 pixels on the longer side it is shrunk to these first (`python -m palette_ms.sample`
 takes all of it).
 """
 
@@ -30,7 +30,7 @@ from palette_ms.evaluation.metrics import psnr, ssim
 from palette_ms.seeds import generator
 
 WIDTH, HEIGHT = 448, 296
-LARGEST = 1024
+LARGEST = 640  # of a square photo, what can still be restored at once, not in tiles
 GAP, TITLE, CAPTION = 24, 48, 32
 SEED = 12  # of scratches and letters that cross the photo
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG"}

@@ -9,7 +9,7 @@ if [ $# -gt 0 ]; then
         echo "error: no such picture: $*; usage: bash scripts/quickstart.sh [PHOTO]" >&2
         exit 2
     fi
-    own=(--photo "$(realpath -- "$1")")
+    own=(--photo "$(cd -- "$(dirname -- "$1")" && pwd)/$(basename -- "$1")")
 fi
 . "$(dirname "$0")/environment.sh" quickstart
 

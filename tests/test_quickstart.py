@@ -197,7 +197,7 @@ def test_a_large_photo_is_shrunk_and_a_gray_one_coloured(scripts, tmp_path):
     path, echo = tmp_path / "my.png", Echo()
     Image.new("L", (3000, 1500), 90).save(path)
     _, cells = quickstart.own_row(echo, path, tmp_path / "sheet.png")
-    assert echo.asked[:2] == [("colorization", (512, 1024, 3)), ("denoising", (512, 1024, 3))] and len(cells) == 4
+    assert echo.asked[:2] == [("colorization", (320, 640, 3)), ("denoising", (320, 640, 3))] and len(cells) == 4
 
 
 def test_a_photo_smaller_than_a_cell_is_shown_as_it_is(scripts, tmp_path):
