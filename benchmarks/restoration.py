@@ -39,7 +39,6 @@ from damage import KINDS, as_given, classical, damaged, divisible, mean_colours,
 
 LONGER_SIDE = 800
 OURS = "palette_ms"
-OPTIONS = {"sampler": "ddim", "steps": 1}
 
 
 def learned(kind, given):
@@ -83,7 +82,7 @@ def measured(kind, photos, palette, colours, others, pictures):
             methods = {name: lambda nothing=nothing: nothing, **classical(kind, given, hole, size, colours),
                        **learned(kind, given)}
         if task in palette.tasks:
-            methods[OURS] = lambda: np.asarray(palette.restore(given, task, hole, **asked, **OPTIONS)[0])  # noqa: B023
+            methods[OURS] = lambda: np.asarray(palette.restore(given, task, hole, **asked)[0])  # noqa: B023
         cells = [resized(given, *size, Image.NEAREST)]
         for name, make in methods.items():
             start = time.perf_counter()

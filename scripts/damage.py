@@ -2,7 +2,8 @@
 
 A kind is written as its name and, where it has one, its level: "jpeg 10" (quality), "noise 25" (deviation in 255ths),
 "enlarged 4" (times), "scratches", "holes" (two squares of 64×64 pixels), "color" (gray), "blur 1.5" (a Gaussian's
-deviation in pixels). `KINDS` are those of the table in docs/photo_model.md.
+deviation in pixels), "old" (a faded, grainy, scratched print of `OLD`, no mask given). `KINDS` are those of the table
+in docs/photo_model.md.
 """
 
 import cv2
@@ -15,10 +16,13 @@ from palette_ms.tasks.deblurring import gaussian_kernel
 from palette_ms.tasks.fill import smooth_fill
 from palette_ms.tasks.jpeg_restoration import jpeg
 from palette_ms.tasks.masks import MASKS
+from palette_ms.tasks.old_photo import OldPhoto
 
 KINDS = ("jpeg 10", "jpeg 20", "noise 15", "noise 25", "noise 50", "enlarged 2", "enlarged 4", "scratches", "holes",
-         "color", "blur 1.5")
+         "color", "blur 1.5", "old")
 HOLE = 64
+OLD = OldPhoto(blur=(0.8, 0.8), fading=(0.3, 0.3), cast=(0.15, 0.15), grain=(10.0, 10.0), scratched=1.0,
+               quality=(75, 75))
 
 
 def resized(picture, height, width, filter=Image.BICUBIC):
@@ -37,6 +41,7 @@ def title(kind):
         "holes": f"holes of {HOLE} by {HOLE} pixels",
         "color": "colour",
         "blur": f"blur, deviation {level} pixels",
+        "old": "an old print",
     }[name]
 
 
@@ -71,6 +76,8 @@ def damaged(kind, picture, rng):
         return "colorization", to_uint8(Colorization(gray="lightness").source(to_float(picture))), None, {}
     if name == "blur":
         return "deblurring", _filtered(picture, gaussian_kernel(float(level))), None, {}
+    if name == "old":
+        return "old_photo", to_uint8(OLD.pair(to_float(picture), rng)[0]), None, {}
     hole = _squares(picture, rng) if name == "holes" else MASKS["scratches"](rng, *picture.shape[:2])[0] > 0
     return "inpainting", np.where(hole[..., None], np.uint8(255), picture), hole, {}
 
@@ -111,6 +118,8 @@ def classical(kind, given, hole, size, colours=None):
     if name == "blur":
         return {"unsharp mask": lambda: _rounded(2.0 * given - cv2.GaussianBlur(given, (0, 0), float(level))),
                 "Richardson–Lucy": lambda: richardson_lucy(given, gaussian_kernel(float(level)))}
+    if name == "old":
+        return {"levels and NL means": lambda: cv2.fastNlMeansDenoisingColored(levelled(given), None, 7, 7)}
     mask = hole.astype(np.uint8)
     return {"Telea": lambda: cv2.inpaint(given, mask, 3, cv2.INPAINT_TELEA),
             "Navier–Stokes": lambda: cv2.inpaint(given, mask, 3, cv2.INPAINT_NS),
@@ -124,6 +133,12 @@ def richardson_lucy(given, kernel, rounds=10):
     for _ in range(rounds):
         made *= cv2.filter2D(blurred / cv2.filter2D(made, -1, kernel), -1, kernel)
     return _rounded(255 * (made - 1e-3))
+
+
+def levelled(picture):
+    """Each channel stretched, so that a hundredth of its pixels is black and a hundredth white."""
+    low, high = np.percentile(picture, (1, 99), axis=(0, 1))
+    return _rounded((picture - low) * 255 / np.maximum(high - low, 1))
 
 
 def mean_colours(photos):

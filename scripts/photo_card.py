@@ -22,6 +22,7 @@ import numpy as np
 from palette_ms import errors
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.data.images import replacing
+from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.tasks import Task
 
@@ -36,11 +37,13 @@ def facts(args):
     parameters, size = sum(map(np.size, checkpoint.tensors("ema").values())), checkpoint.config.data.image_size
     lines = [f"{parameters / 1e6:.1f} M parameters, {checkpoint.path.stat().st_size / 1e6:.1f} MB, trained at "
              f"{size}×{size} pixels, {checkpoint.pictures:,} pictures seen.", "",
-             "| task | trained on |", "| --- | --- |"]
+             "| task | trained on | calls by default |", "| --- | --- | --- |"]
     common = {field.name for field in dataclasses.fields(Task)}
     for task in checkpoint.config.tasks:
         own = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.name not in common}
-        lines.append(f"| `{task.name}` | {'; '.join(f'{name} {_plain(value)}' for name, value in own.items())} |")
+        usage = task.usage or Usage()
+        lines.append(f"| `{task.name}` | {'; '.join(f'{name} {_plain(value)}' for name, value in own.items())} | "
+                     f"{usage.steps} of {usage.sampler}{f', in tiles of {usage.tile}' if usage.tile else ''} |")
     return lines
 
 

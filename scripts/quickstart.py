@@ -34,7 +34,6 @@ LARGEST = 640  # of a square photo, what can still be restored at once, not in t
 GAP, TITLE, CAPTION = 24, 48, 32
 SEED = 12  # of scratches and letters that cross the photo
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG"}
-OPTIONS = {"sampler": "ddim", "steps": 1}
 # (damage, photo, which part of its height is shown: 0 the uppermost, 1 the lowest; the classical method that is shown)
 ROWS = (
     ("jpeg 10", data.coffee, 0.5, "bilateral filter"),
@@ -42,6 +41,7 @@ ROWS = (
     ("enlarged 4", data.astronaut, 0, "Lanczos"),
     ("scratches", lambda: data.stereo_motorcycle()[0], 0.5, "Telea"),
     ("blur 1.5", data.rocket, 1, "unsharp mask"),
+    ("old", data.chelsea, 0.5, "levels and NL means"),
     ("color", data.coffee, 0.5, "colour table"),
 )
 
@@ -53,14 +53,16 @@ def middle(picture, width=WIDTH, height=HEIGHT):
 
 
 def row(palette, kind, load, part, method):
-    """(title, [(picture, name, what is told of it)]) of a kind of damage."""
+    """(title, [(picture, name, what is told of it)]) of a kind of damage, or None: the model has not learned it."""
     size = HEIGHT, WIDTH
     original = np.asarray(ImageOps.fit(Image.fromarray(load()), (WIDTH, HEIGHT), Image.LANCZOS, centering=(0.5, part)))
     task, given, hole, asked = damaged(kind, original, generator(SEED, kind))
+    if task not in palette.tasks:
+        return None
     name, nothing = as_given(kind, given, size)
     colours = mean_colours(other[1]() for other in ROWS if other[1] is not load) if kind == "color" else None
     result = classical(kind, given, hole, size, colours)[method]()
-    made, = palette.restore(given, task, hole, **asked, **OPTIONS)
+    made, = palette.restore(given, task, hole, **asked)
     cells = [(picture, name, f"{psnr(picture, original, hole):.2f} dB  SSIM {ssim(picture, original, hole):.3f}")
              for picture, name in ((nothing, name), (result, method), (np.asarray(made), "palette_ms"))]
     if given.shape != original.shape:
@@ -85,9 +87,9 @@ def own_row(palette, path, output):
     cells = [(middle(picture), "as it is", "")]
     for task, name in [(task, name) for task, name, applies in choices if applies and task in palette.tasks][:3]:
         if task == "super_resolution":
-            made, = palette.restore(middle(picture, WIDTH // 2, HEIGHT // 2), task, scale=2, **OPTIONS)
+            made, = palette.restore(middle(picture, WIDTH // 2, HEIGHT // 2), task, scale=2)
         else:
-            made, = palette.restore(picture, task, **OPTIONS)
+            made, = palette.restore(picture, task)
             save_atomically(made, output.with_name(f"{output.stem}_{task}.png"))
         cells.append((middle(np.asarray(made)), name, ""))
     return "your own photo", cells
@@ -124,7 +126,10 @@ def main():
     palette = Palette.load(args.ckpt, args.device)
     rows = []
     for chosen in tqdm(ROWS, unit="photo", leave=False, disable=None):
-        rows.append(row(palette, *chosen))
+        made = row(palette, *chosen)
+        if made is None:
+            continue
+        rows.append(made)
         print(f"{rows[-1][0]}: " + ", ".join(f"{name} {told}" for _, name, told in rows[-1][1] if told))
     if args.photo:
         rows.append(own_row(palette, args.photo, args.output))
