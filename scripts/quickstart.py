@@ -60,7 +60,8 @@ def row(palette, kind, load, part, method):
     if task not in palette.tasks:
         return None
     name, nothing = as_given(kind, given, size)
-    colours = mean_colours(other[1]() for other in ROWS if other[1] is not load) if kind == "color" else None
+    others = dict.fromkeys(other[1] for other in ROWS if other[1] is not load)
+    colours = mean_colours(other() for other in others) if kind == "color" else None
     result = classical(kind, given, hole, size, colours)[method]()
     made, = palette.restore(given, task, hole, **asked)
     cells = [(picture, name, f"{psnr(picture, original, hole):.2f} dB  SSIM {ssim(picture, original, hole):.3f}")
