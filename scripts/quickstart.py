@@ -9,9 +9,9 @@ pixel by pixel. The colour table gives each brightness the mean colour that it h
 
 PICTURE is one of yours, which is not damaged first and has no original to compare with. The last row shows its middle,
 pixel by pixel: as it is | JPEG's traces removed, where it is a JPEG | coloured, where it is gray | noise removed | its
-middle enlarged twice; the first three of these results that apply. What is made of the whole picture lies beside OUTPUT
-as NAME_TASK.png. Of more than 640 pixels on the longer side it is shrunk to these first (`python -m palette_ms.sample`
-takes all of it).
+middle enlarged twice; the first three of these results that apply, of a JPEG the others made of the first. What is made
+of the whole picture lies beside OUTPUT as NAME_TASK.png. Of more than 640 pixels on the longer side it is shrunk to
+these first (`python -m palette_ms.sample` takes all of it).
 """
 
 import argparse
@@ -92,6 +92,8 @@ def own_row(palette, path, output):
         else:
             made, = palette.restore(picture, task)
             save_atomically(made, output.with_name(f"{output.stem}_{task}.png"))
+            if task == "jpeg_restoration":  # the others would keep and sharpen its blocks
+                picture = np.asarray(made)
         cells.append((middle(np.asarray(made)), name, ""))
     return "your own photo", cells
 

@@ -188,6 +188,21 @@ def test_a_photo_of_the_users_is_restored_as_it_is_and_written_whole(scripts, tm
     assert Image.open(tmp_path / "sheet_denoising.png").size == (600, 400)
 
 
+def test_what_else_is_made_of_a_jpeg_is_made_of_it_without_its_traces(scripts, tmp_path):
+    import quickstart
+
+    class Blackening(Echo):
+        def restore(self, image, task, **options):
+            self.asked.append((task, image.max()))
+            return super().restore(image * (task != "jpeg_restoration"), task, **options)
+
+    path, model = tmp_path / "my.jpg", Blackening()
+    Image.new("RGB", (300, 200), (250, 90, 20)).save(path)
+    quickstart.own_row(model, path, tmp_path / "sheet.png")
+    brightest = {task: value for task, value in model.asked if not isinstance(value, tuple)}
+    assert brightest["jpeg_restoration"] > 200 and brightest["denoising"] == brightest["super_resolution"] == 0
+
+
 def test_a_large_photo_is_shrunk_and_a_gray_one_coloured(scripts, tmp_path):
     import quickstart
 
