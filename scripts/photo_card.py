@@ -56,10 +56,11 @@ def training(args):
     records = [json.loads(line) for line in args.log.read_text(encoding="utf-8").splitlines()]
     runs = [run]
     for record in records:
-        if run and record["step"] <= run[-1]["step"]:
+        if run and record["step"] <= run[0]["step"]:
             run = []
             runs.append(run)
-        run.append(record)
+        # A run that was stopped goes on from its last state, which may lie before its last records.
+        run[:] = [before for before in run if before["step"] < record["step"]] + [record]
     for number, run in enumerate(runs):
         steps = np.diff([0] + [record["step"] for record in run])
         hours = sum(steps / [record.get("steps_per_second", np.inf) for record in run]) / 3600

@@ -43,7 +43,8 @@ def test_the_shipped_model_is_small_and_of_its_config(repository):
     assert (MODELS / "photo.safetensors").stat().st_size < 10 * 2**20
     shipped, config = Checkpoint("photo"), load_config(repository / "configs" / "photo.yaml")
     assert shipped.config.model == config.model
-    assert [task.name for task in shipped.config.tasks] == [task.name for task in config.tasks]
+    theirs, ours = ([task.name for task in each.tasks] for each in (shipped.config, config))
+    assert theirs == ours[:len(theirs)]  # what it has an embedding for, by their places
 
 
 @pytest.mark.parametrize("kind", ["jpeg 10", "noise 25", "enlarged 2", "blur 1.5"])
@@ -279,7 +280,7 @@ def test_the_card_has_the_figures_of_its_sources(repository, report, tmp_path):
     model = tmp_path / "model.safetensors"
     scores.write_text(json.dumps(report))
     log.write_text("".join(json.dumps({"step": step, "loss": 0.5, "steps_per_second": 2.0}) + "\n"
-                           for step in (3600, 7200, 3600)))
+                           for step in (3600, 7200, 10800, 7200, 3600)))  # 10 800 was lost
     with open(data, "w", newline="") as file:
         csv.writer(file).writerows([("set", "photo", "licence", "copyright"), ("train", "a", "GPL-3", "Ann"),
                                     ("train", "b", "GPL-3", "not noted singly: the package's"),
@@ -287,12 +288,12 @@ def test_the_card_has_the_figures_of_its_sources(repository, report, tmp_path):
     config = load_config(repository / "configs" / "photo.yaml", ["model.base_channels=8", "model.num_head_channels=8"])
     save_checkpoint(model, config, 3, 5678, ema={"a": np.zeros((1000, 1500), np.float16)})
     names = ("facts", "training", "licences", "scores", "claims")
-    text.write_text("Before.\n" + "".join(f"<!-- {name}: command -->\nold {name}\n<!-- end -->\n" for name in names))
+    text.write_text("Before.\n" + "".join(f"<!-- {name}: command -->\nstale {name}\n<!-- end -->\n" for name in names))
     command = [sys.executable, repository / "scripts" / "photo_card.py", text, "--ckpt", model, "--log", log,
                "--scores", scores, "--data", data]
     subprocess.run(command, check=True, capture_output=True)
     written = text.read_text()
-    assert "old" not in written and written.startswith("Before.\n<!-- facts: command -->\n")
+    assert "stale" not in written and written.startswith("Before.\n<!-- facts: command -->\n")
     assert "1.5 M parameters, 3.0 MB" in written and "5,678 pictures seen" in written
     assert "| `jpeg_restoration` | quality 5, 40 | 20 of dpmpp_2m |" in written
     assert "| 1 | 7,200 | 1.0 | 0.5000 |" in written and "| 2 | 3,600 | 0.5 | 0.5000 |" in written
