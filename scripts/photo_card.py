@@ -64,8 +64,9 @@ def training(args):
     for number, run in enumerate(runs):
         steps = np.diff([0] + [record["step"] for record in run])
         hours = sum(steps / [record.get("steps_per_second", np.inf) for record in run]) / 3600
+        hours = f"{hours:.1f}" if any("steps_per_second" in record for record in run) else "not logged"
         loss = np.mean([record["loss"] for record in run[-max(1, len(run) // 10):]])
-        lines.append(f"| {number + 1} | {run[-1]['step']:,} | {hours:.1f} | {loss:.4f} |")
+        lines.append(f"| {number + 1} | {run[-1]['step']:,} | {hours} | {loss:.4f} |")
     return lines
 
 
@@ -99,7 +100,7 @@ def claims(args):
             side.append(f"{title(kind)} ({lead:+.2f} on {best})")
     told = {"ahead of all methods compared": ahead, "no difference that so many photos could tell": even,
             "behind the best of them": behind}
-    return [_made_of(report), "", *(f"- {side}: {', '.join(kinds)}" for side, kinds in told.items() if kinds)]
+    return [_made_of(report), "", *(f"- {side}: {'; '.join(kinds)}" for side, kinds in told.items() if kinds)]
 
 
 def _report(args):
