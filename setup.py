@@ -10,10 +10,10 @@ EXTRAS = {
     "benchmarks": ["matplotlib", "scikit-image"],
     "modelarts": ["huaweicloudsdkmodelarts"],
     "onnx": ["onnxruntime"],
-    "quickstart": ["onnxruntime", "scikit-image"],
+    "quickstart": ["onnxruntime", "pillow>=10.1", "scikit-image"],  # Pillow draws text of any size since 10.1
     "tensorboard": ["tensorboard"],
-    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pytest", "pytest-xdist>=3.8", "ruff", "scikit-image",
-              "tensorboard"],
+    "tests": ["huaweicloudsdkmodelarts", "onnxruntime", "pillow>=10.1", "pytest", "pytest-xdist>=3.8", "ruff",
+              "scikit-image", "tensorboard"],
     "tiff": ["imagecodecs"],  # for TIFF compressed by LZW, JPEG, Zstandard …
 }
 
@@ -23,6 +23,8 @@ setup(
     description="Palette, image-to-image diffusion models, on MindSpore for Ascend NPUs and CPUs",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",  # of the code; NOTICE has what holds for the weights
+    license_files=["LICENSE", "NOTICE", "docs/photo_data.csv"],
     packages=find_packages(include=["palette_ms", "palette_ms.*"]),
     package_data={"palette_ms": ["models/*.safetensors", "models/*.json"]},
     python_requires=">=3.9,<3.13",

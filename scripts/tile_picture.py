@@ -9,9 +9,9 @@ pixels high and a third wider; tiles have the training size.
 import argparse
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from quickstart import caption
 from tqdm import tqdm
 
 from palette_ms import Palette, errors
@@ -19,6 +19,16 @@ from palette_ms.data.images import grid, load_image, save_atomically
 from palette_ms.tasks.masks import MASKS
 
 COLUMNS = ("source", "whole", "tiles", "no overlap", "original")
+
+
+def caption(texts, width):
+    """A white strip with one text centred over each column."""
+    strip = np.full((22, len(texts) * (width + 4) - 4, 3), 255, np.uint8)
+    for i, text in enumerate(texts):
+        (w, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        place = (i * (width + 4) + (width - w) // 2, 16)
+        cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
 
 
 def main():

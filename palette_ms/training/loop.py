@@ -239,7 +239,7 @@ class Trainer:
         losses, norms, unread, skipped, skipped_in_a_row = [], [], [], 0, 0
         batches = self.batches.iterate(self.step * training.accumulation)
         writes = runtime.rank() == 0
-        log = TrainingLog(output if writes else None, self.step, training.steps)
+        log = TrainingLog(output if writes else None, self.step, training.steps, end)
         profiler = StepProfiler(training.profile, output / "profile")
         with closing(batches), _interrupts() as signals, log, closing(profiler):
             log.say("the first step is compiled, which takes from seconds to minutes ...")
@@ -254,7 +254,7 @@ class Trainer:
                 unread.append(finite)
                 self.step += 1
                 profiler.after(self.step)
-                log.advance()
+                log.advance(self.step)
                 # Read once: they may come at any line below, and the ranks must agree.
                 told = [signal.SIGTERM in signals, signal.SIGINT in signals, time.monotonic() > end]
                 terminated, interrupted, late = votes.count(self.step, told, finite) > 0
@@ -293,7 +293,8 @@ class Trainer:
                                   128 + (signal.SIGTERM if terminated else signal.SIGINT))
                 if writes and training.sample_every and (done or self.step % training.sample_every == 0):
                     try:
-                        self._sample(output / "samples" / f"step_{self.step:07d}.png")
+                        with log.aside():
+                            self._sample(output / "samples" / f"step_{self.step:07d}.png")
                     except UserError as error:
                         log.say(f"warning: {error}")
         if writes:
