@@ -17,6 +17,7 @@ from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, WholeChain
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
+from palette_ms.holes import fill
 from palette_ms.runtime import sampling_precision, setup, takes_onnx
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
@@ -98,7 +99,9 @@ class Palette:
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
-        out comes back unchanged.
+        out comes back unchanged, and where that is much, the network sees what is around the hole alone; holes that are
+        larger than in training are made from coarse to fine (see `palette_ms.holes`), unless `tile` or `strength` is
+        given.
 
         In tiles (see `palette_ms.diffusion.tiles.TiledUNet`) each sees what is inside it alone. They are blended at
         every step, so that neighbours agree; what is a matter of the whole picture, such as its colours, can still
@@ -118,7 +121,8 @@ class Palette:
             seed: decides all noise, and the mask where a kind is named.
             tile: side of tiles in pixels, a multiple of what the network divides. None: the whole picture at once,
                 unless the network's largest attention matrix would take more than `ATTENTION_LIMIT` (1 GiB) for it;
-                then tiles of the training size, said on stderr.
+                then tiles of the training size, said on stderr. With a number the picture is also taken as a whole,
+                whatever its holes, and at its own size, where a task would work at another.
             overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
             detail: in place of steps, from 0, the most faithful result, to 1, one with as much detail as photos have,
                 for models that were tuned. None: 0; for several samples 1, since those of one call hardly differ.
@@ -138,7 +142,8 @@ class Palette:
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed)
-        if tile is None and task.usage:
+        tiled = tile is not None
+        if task.usage and not tiled:
             tile = task.usage.tile
         self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
@@ -149,7 +154,8 @@ class Palette:
         if len(masks) != len(images):
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         source, target = self._forms(task)
-        asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source) for mask in masks]
+        asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source, tiled)
+                 for mask in masks]
         originals = self._read(images, source)
         size = task.checked_size(*source.shown(originals[0]).shape[:2], asked[0])
         originals = [source.resized(original, *size) for original in originals]
@@ -157,7 +163,7 @@ class Palette:
         softened = [np.stack(masks) for masks in zip(*(
             task.checked_holes(*size, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
-        labels = None if self.config.model.num_classes is None else (place,) * (num_samples * len(pictures))
+        labels = None if self.config.model.num_classes is None else (place,) * num_samples
         channels = self.config.data.channels
         if channels.source != channels.target and not all(hole.all() for hole in holes):
             raise UserError(f"a mask needs results of as many channels as their sources, and this model makes "
@@ -166,8 +172,7 @@ class Palette:
         if target.kind and not can_hold(target.kind.dtype, known) and not all(hole.all() for hole in holes):
             raise UserError(f"results of this model are {target.kind.dtype}, which cannot hold what is known of the "
                             "picture: save it with the values that the model was trained with")
-        padded = [self._pad(hole) for hole in holes]
-        chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, padded)
+        chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, holes, tiled)
         run = functools.partial(self._run, task, chains, holes, sampling, num_samples, seed)
         made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
@@ -201,32 +206,53 @@ class Palette:
         return originals
 
     def _run(self, task, chains, holes, sampling, num_samples, seed, pictures, number=0, stream=None):
-        """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it.
+        """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it, in the passes that its holes take.
 
         Args:
-            chains, holes: of all numbers; holes (P, 1, h, w).
+            chains, holes: of all numbers; see `palette_ms.chains.Chains.of_holes`, holes (P, 1, h, w).
             pictures: (P, C, h, w), or (P · num_samples, C, h, w).
 
         Returns: float32 (P · num_samples, C, h, w).
         """
-        (sampler, progress), hole = chains[number], holes[number]
+        hole_of = np.arange(len(pictures)) * len(holes[number]) // len(pictures)
+        samples = num_samples * len(holes[number]) // len(pictures)  # of each of these pictures
+        made = np.repeat(self._as_targets(task, pictures), samples, 0)
+        for members, passes, chained in chains[number]:
+            given = np.isin(hole_of, members)
+            rows = np.repeat(given, samples)
+            chain = functools.partial(self._chain, task, sampling, num_samples, samples, seed, stream, chained)
+            made[rows] = fill(passes, pictures[given], holes[number][hole_of[given]], made[rows], chain)
+        return made
+
+    def _chain(self, task, sampling, num_samples, samples, seed, stream, chains, number, pictures, hole, guess):
+        """One chain over a batch.
+
+        Args:
+            samples: to be made of each of these pictures.
+            chains, number: (sampler, progress) of all that are run one after the other, and which of them it is.
+            pictures: (N, C, h, w), a picture each or a sample each.
+            hole: (N, 1, h, w).
+            guess: (N · samples, C', h, w), what it starts from, or None: what the user's strength says.
+
+        Returns: float32 (N · samples, C', h, w).
+        """
+        sampler, progress = chains[number]
         height, width = pictures.shape[2:]
-        pictures, hole = self._pad(pictures), self._pad(hole)
-        own = () if stream is None else (stream,)
-        chain_seed = int(generator(seed, "go", stream).integers(2**31)) if own else seed
-        samples = num_samples * len(hole) // len(pictures)  # of each of these pictures
-        hole_of = np.arange(len(pictures)) * len(hole) // len(pictures)
-        cond = [task.checked_source(picture, hole[k], generator(seed, "source", *own))
-                for picture, k in zip(pictures, hole_of)]
-        guess = None
-        if sampling.strength < 1:
-            guess = [task.checked_guess(source, hole[k]) for source, k in zip(cond, hole_of)]
-            guess = np.repeat(self._as_targets(task, guess), samples, 0)
+        pictures, hole = self.chains.pad(pictures), self.chains.pad(hole)
+        # One that is alone has the noise of the seed itself.
+        own = [n for n in (stream, number if len(chains) > 1 else None) if n is not None]
+        chain_seed = int(generator(seed, "go", *own).integers(2**31)) if own else seed
+        cond = [task.checked_source(picture, one, generator(seed, "source", *own))
+                for picture, one in zip(pictures, hole)]
         known = self._as_targets(task, pictures)
-        cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, num_samples, 0)
+        if guess is not None:
+            guess = self.chains.pad(guess)
+        elif sampling.strength < 1:
+            guess = self._as_targets(task, [task.checked_guess(source, one) for source, one in zip(cond, hole)])
+        cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, samples, 0)
         y_T = np.tile(_start(chain_seed, num_samples, known.shape[1:]), (len(known) // num_samples, 1, 1, 1))
         if guess is not None:
-            y_T = sampler.start(guess, y_T)
+            y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
         made = sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, num_samples).asnumpy()
         return made[:, :, :height, :width]
 
@@ -350,11 +376,6 @@ class Palette:
         if not 0 <= label < classes:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
         return (label,) * num_samples
-
-    def _pad(self, array):
-        """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
-        bottom, right = (-side % self.network.multiple for side in array.shape[2:])
-        return np.pad(array, ((0, 0), (0, 0), (0, bottom), (0, right)), "symmetric")
 
 
 def _check_counts(num_samples, seed):

@@ -2,17 +2,18 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.color import rgb2lab
 
-from palette_ms.data.images import to_float, to_uint8
+from palette_ms.data.images import resize, to_float, to_uint8
 from palette_ms.errors import UserError
 from palette_ms.tasks import TASKS, Task
 from palette_ms.tasks.asks import SIDES, Ask
-from palette_ms.tasks.colorization import Colorization, with_lightness
+from palette_ms.tasks.colorization import Colorization, guided_upsample, join_lab, with_lightness, working_size
 from palette_ms.tasks.deblurring import Deblurring, gaussian_kernel, motion_kernel
 from palette_ms.tasks.denoising import Denoising
 from palette_ms.tasks.fill import smooth_fill
@@ -21,6 +22,7 @@ from palette_ms.tasks.jpeg_restoration import JpegRestoration, jpeg
 from palette_ms.tasks.masks import MASKS
 from palette_ms.tasks.old_photo import OldPhoto
 from palette_ms.tasks.super_resolution import SuperResolution
+from palette_ms.tasks.task import Request
 from palette_ms.tasks.uncropping import Uncropping, side_mask
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -292,6 +294,72 @@ def test_lightness_is_scikit_images_and_comes_back():
     difference = lightness_source(mixed)[0] - lightness_source(0.5 * Y_0)[0]
     assert np.abs(difference[inside]).max() < 0.01
     np.testing.assert_allclose(with_lightness(Y_0, cond), Y_0, atol=0.02)
+
+
+def test_colours_that_do_not_fit_their_lightness_are_paler_and_keep_it():
+    rng = np.random.default_rng(0)
+    lab = np.stack([rng.uniform(2, 98, (20, 30)), *rng.uniform(-120, 120, (2, 20, 30))]).astype(np.float32)
+    y = join_lab(lab[0] / 50 - 1, lab[1:])
+    assert np.abs(y).max() <= 1
+    found = rgb2lab((y.transpose(1, 2, 0) + 1) / 2).transpose(2, 0, 1)
+    assert np.abs(found[0] - lab[0]).max() < 1
+    # The same hue, no more colour, and where that is little all of it.
+    turned = (found[1:] * lab[1:]).sum(0) / np.maximum(np.hypot(*found[1:]) * np.hypot(*lab[1:]), 1e-6)
+    assert np.median(turned) > 0.999 and (np.hypot(*found[1:]) < np.hypot(*lab[1:]) + 3).all()
+    pale = join_lab(lab[0] / 50 - 1, 0.01 * lab[1:])
+    np.testing.assert_allclose(rgb2lab((pale.transpose(1, 2, 0) + 1) / 2)[..., 1:], 0.01 * lab[1:].transpose(1, 2, 0),
+                               atol=0.6)
+
+
+def test_a_guided_enlargement_follows_the_guide():
+    rng = np.random.default_rng(0)
+    guide = gaussian_filter(rng.standard_normal((48, 64)), 1.5).astype(np.float32)
+    small = resize(guide[None, None], 12, 16)[0, 0]
+    values = rng.standard_normal((2, 12, 16)).astype(np.float32)
+    plain = np.stack([cv2.resize(value, (64, 48), interpolation=cv2.INTER_CUBIC) for value in values])
+    # A guide without detail adds nothing.
+    np.testing.assert_allclose(guided_upsample(values, 0 * small + 0.3, 0 * guide + 0.3), plain, atol=1e-5)
+    # What is linear in the guide comes back as that, to the last detail.
+    linear = np.stack([3 * small - 1, 0.5 - 2 * small])
+    made = guided_upsample(linear, small, guide, epsilon=1e-9)
+    np.testing.assert_allclose(made, np.stack([3 * guide - 1, 0.5 - 2 * guide]), atol=2e-3)
+    # With the usual epsilon it comes nearer to an edge than cubics do.
+    edge = np.where(np.arange(64) < 30, np.float32(-0.8), np.float32(0.8)) * np.ones((48, 1), np.float32)
+    coarse = resize(edge[None, None], 12, 16)[0, 0]
+    errors = [np.abs(colour - edge).mean() for colour in (guided_upsample(coarse[None], coarse, edge)[0],
+                                                          cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC))]
+    assert errors[0] < 0.6 * errors[1]
+
+
+@pytest.mark.parametrize("gray", ["luma", "lightness"])
+def test_a_large_photo_is_coloured_small_and_keeps_its_gray(gray):
+    task, asked = Colorization(gray=gray), Request({}, 16, None)
+    assert [hole.shape for hole in task.holes(48, 64, asked, None)] == [(1, 16, 22)]
+    seen = []
+
+    def run(pictures):
+        seen.append(pictures.shape)
+        reddish = np.repeat(task.source(pictures[0])[None], 3, 0) + np.float32([0.3, -0.2, -0.2])[:, None, None]
+        return np.clip(reddish, -1, 1).astype(np.float32)
+
+    made = task.restore(Y_0[None], asked, run)
+    assert seen == [(1, 3, 16, 22)] and made.shape == (3, *Y_0.shape) and np.abs(made).max() <= 1
+    for y in made:
+        gray_of = [rgb2lab((x.transpose(1, 2, 0) + 1) / 2)[..., 0] for x in (Y_0, y)] if gray == "lightness" else \
+            [127.5 * np.tensordot([0.299, 0.587, 0.114], x, 1) for x in (Y_0, y)]
+        assert np.abs(gray_of[0] - gray_of[1]).max() < (1 if gray == "lightness" else 0.01)
+        assert (y[0] - y[1]).mean() > 0.2
+    # In tiles, or where it is no larger than in training, the chain is of its own size.
+    for request in (Request({}, 16, None, True), Request({}, 48, None)):
+        assert task.holes(48, 64, request, None)[0].shape == (1, 48, 64)
+    own = task.restore(Y_0[None], Request({}, 48, None), lambda pictures: pictures)
+    np.testing.assert_allclose(own[0], Y_0, atol=0 if gray == "luma" else 0.02)
+
+
+def test_a_photos_longer_side_keeps_its_share():
+    for height, width, size in ((520, 800, (64, 96)), (800, 520, (96, 64)), (3000, 3000, (64, 64)),
+                                (65, 4000, (64, 3936)), (64, 200, (64, 200)), (40, 50, (40, 50))):
+        assert working_size(height, width, Request({}, 64, None)) == size
 
 
 # What a task is

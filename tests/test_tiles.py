@@ -22,7 +22,7 @@ TIMES = Tensor(np.ones(2, np.float32))
 CONFIG = config_from_dict({
     "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
     "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 3, "start": 0.1, "end": 0.5}},
-    "tasks": [{"name": name} for name in ("colorization", "inpainting", "uncropping")],
+    "tasks": [{"name": name} for name in ("colorization", "inpainting", "uncropping", "denoising")],
     "data": {"image_size": SIZE}}, "test")
 
 
@@ -207,8 +207,8 @@ def test_a_picture_is_extended_in_tiles(palette, photo):
     image = array(palette.restore(photo[:32, :32], "uncropping", extend={"right": 10, "top": 3}, tile=SIZE, overlap=0,
                                   progress=bar))
     np.testing.assert_array_equal(image[3:, :32], photo[:32, :32])
-    # To the right two strips, of 8 pixels and of 2, each a column of two tiles; on top one, a row of three.
-    assert image.shape == (35, 42, 3) and bar.done == bar.total == 3 * (2 + 2 + 3)
+    # Of three rows and three columns of tiles, the first row and the last column.
+    assert image.shape == (35, 42, 3) and bar.done == bar.total == 3 * 5
 
 
 def test_the_bar_reaches_its_total_without_tiles_too(palette, photo):
@@ -218,14 +218,14 @@ def test_the_bar_reaches_its_total_without_tiles_too(palette, photo):
 
 
 def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeypatch, capsys):
-    tiled = array(palette.restore(photo, tile=SIZE))
+    tiled = array(palette.restore(photo, "denoising", tile=SIZE))
     assert capsys.readouterr().err == ""
     limit = palette.unet.attention_bytes(HEIGHT, WIDTH)
     monkeypatch.setattr(chains, "ATTENTION_LIMIT", limit - 1)
-    np.testing.assert_array_equal(array(palette.restore(photo)), tiled)
+    np.testing.assert_array_equal(array(palette.restore(photo, "denoising")), tiled)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("tiles of 16×16 pixels: ")
-    palette.restore(photo[:16, :16])
+    palette.restore(photo[:16, :16], "denoising")
     assert capsys.readouterr().err == ""
 
 

@@ -7,7 +7,7 @@ step by step.
 """
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Optional
 
@@ -98,6 +98,11 @@ class Sampling:
             raise ValueError(f"guidance must be at least 1 (off), not {self.guidance}")
         if self.reuse < 1:
             raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")
+
+    def below(self, strength):
+        """The same with a start at a share of the chain, and that share of the steps, at least one."""
+        steps = None if self.steps is None else max(1, round(strength * self.steps))
+        return replace(self, strength=strength, steps=steps)
 
 
 class NoiseStream:

@@ -31,12 +31,14 @@ class Request(dict):
     Attributes:
         trained: side of the pictures that the model was trained with.
         form: of its sources, see `palette_ms.data.forms`.
+        tiled: whether the user named tiles, and so wants a picture at its own size.
     """
 
-    def __init__(self, asked, trained, form):
+    def __init__(self, asked, trained, form, tiled=False):
         super().__init__(asked)
         self.trained = trained
         self.form = form
+        self.tiled = tiled
 
 
 def option(default, help, least=None, most=None, above=None):
@@ -292,13 +294,13 @@ def known_asks():
     return takers
 
 
-def check_asked(task, asked, trained, form):
+def check_asked(task, asked, trained, form, tiled=False):
     """What is asked of a task, checked against its declarations.
 
     Args:
         task: `Task`.
         asked: values by name; None: not asked.
-        trained, form: as of `Request`.
+        trained, form, tiled: as of `Request`.
 
     Returns: `Request`.
 
@@ -315,7 +317,7 @@ def check_asked(task, asked, trained, form):
             ask.check(asked[name])
         elif name in task.required:
             raise UserError(f"{task.name} needs {name}: {ask.help}")
-    return Request({name: asked.get(name) for name in own}, trained, form)
+    return Request({name: asked.get(name) for name in own}, trained, form, tiled)
 
 
 def _checked(task, what, array, shape):

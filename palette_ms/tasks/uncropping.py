@@ -15,13 +15,13 @@ from palette_ms.tasks.task import Task, option
 class Uncropping(Task):
     """Half of the pixels are to be made.
 
-    A user's picture is extended side after side, at most half of the training size at a go: the model learned to make
-    half of a picture from the other half, so each go shows it as much of what is next to the new strip.
+    What is to be added to a user's picture is one hole beside or around it. Where that is wider than half of the
+    training size, it is made from coarse to fine, see `palette_ms.holes`.
     """
 
     name = "uncropping"
     asks = (MarginsAsk("extend", "pixels to add on some of left, right, top, bottom; more than half of the training "
-                                 "size on a side is made in several goes, each continuing the one before",
+                                 "size on a side is made small first, and then finer",
                        metavar="left=64,right=64"),)
     required = ("extend",)
 
@@ -33,7 +33,7 @@ class Uncropping(Task):
         return self.source(y_0, mask, rng), mask
 
     def holes(self, height, width, asked, rng):
-        return [hole for *_, hole in goes(asked["extend"], asked.trained, height, width)]
+        return [np.pad(np.zeros((1, height, width), np.float32), margins(asked["extend"]), constant_values=1)]
 
     def source(self, picture, hole, rng):
         return fill_hole(picture, hole, rng, self.fill)
@@ -42,19 +42,7 @@ class Uncropping(Task):
         return first_guess(cond, hole, self.fill)
 
     def restore(self, pictures, asked, run):
-        for number, (side, pixels, hole) in enumerate(goes(asked["extend"], asked.trained, *pictures.shape[2:])):
-            axis = 3 if side in ("left", "right") else 2
-            before = side in ("left", "top")
-            known = hole.shape[axis - 1] - pixels
-            near, new = [slice(None)] * 4, [slice(None)] * 4
-            near[axis] = slice(known) if before else slice(pictures.shape[axis] - known, None)
-            new[axis] = slice(pixels) if before else slice(known, None)
-            made = run(np.pad(pictures[tuple(near)], ((0, 0), (0, 0), *margin(side, pixels))), number, stream=number)
-            if len(pictures) < len(made):  # of each picture several samples
-                pictures = np.repeat(pictures, len(made) // len(pictures), 0)
-            strip = made[tuple(new)]
-            pictures = np.concatenate((strip, pictures) if before else (pictures, strip), axis)
-        return pictures
+        return run(np.pad(pictures, ((0, 0), *margins(asked["extend"]))))
 
     def put_back(self, result, picture, hole, asked):
         top, left = (asked["extend"].get(side, 0) for side in ("top", "left"))
@@ -62,29 +50,10 @@ class Uncropping(Task):
         return result
 
 
-def goes(extend, trained, height, width):
-    """The strips of a picture (height, width) in the order they are made in: (side, pixels, hole).
-
-    The hole (1, h, w) is that of the window which the model is shown: the strip and what is next to it, `trained`
-    pixels together.
-    """
-    shape, strips = [height, width], []
-    for side in SIDES:
-        axis = 1 if side in ("left", "right") else 0
-        for done in range(0, extend.get(side, 0), trained // 2):
-            pixels = min(trained // 2, extend[side] - done)
-            near = list(shape)
-            near[axis] = min(shape[axis], trained - pixels)
-            hole = np.pad(np.zeros(near, np.float32), margin(side, pixels), constant_values=1)
-            strips.append((side, pixels, hole[None]))
-            shape[axis] += pixels
-    return strips
-
-
-def margin(side, pixels):
-    """Pixels on one side, as `np.pad` takes them for (H, W)."""
-    return {"left": ((0, 0), (pixels, 0)), "right": ((0, 0), (0, pixels)),
-            "top": ((pixels, 0), (0, 0)), "bottom": ((0, pixels), (0, 0))}[side]
+def margins(extend):
+    """Pixels to add by side, as `np.pad` takes them for (1, H, W)."""
+    left, right, top, bottom = (extend.get(side, 0) for side in SIDES)
+    return (0, 0), (top, bottom), (left, right)
 
 
 def side_mask(side, height, width):
