@@ -1,7 +1,11 @@
 """Mistakes of the user and runs that end early, told in one or two lines, and the exit statuses for them."""
 
+import codecs
 import difflib
+import os
+import signal
 import sys
+import threading
 
 # Exit statuses beside 0, and 128 plus the number of a signal: 130 for Ctrl-C, 143 for SIGTERM.
 MISTAKE = 2
@@ -31,14 +35,47 @@ def did_you_mean(word, choices, otherwise=None):
 
 
 def run(main):
-    """Run a verb's `main()`: a UserError, Stopped or Ctrl-C ends it with its message alone and its exit status."""
+    """Run a verb's `main()`: a UserError, Stopped or Ctrl-C ends it with its message alone and its exit status.
+
+    SIGTERM ends it so that what is half-written is removed. Where the reader of its output has gone, it ends quietly,
+    as by SIGPIPE. Names that are not UTF-8, or not in the terminal's alphabet, are written all the same.
+    """
+    codecs.register_error("palette_ms", _somehow)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="palette_ms")
+    previous = None
+    if threading.current_thread() is threading.main_thread():
+        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.status)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            main()
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MISTAKE)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(stopped.status)
+        except KeyboardInterrupt:
+            sys.exit(130)
+    except BrokenPipeError:
+        # What waits to be written would fail once more when Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(nowhere, stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _somehow(error):
+    """How to write what a stream's encoding lacks: the bytes that a file name has, or else an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)

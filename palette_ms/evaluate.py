@@ -28,6 +28,7 @@ def main():
                                                          "or CPU; the metrics are computed by the CPU")
     add_import(parser)
     args = parser.parse_args()
+    runtime.check_launcher()
     metrics = list(dict.fromkeys(name.strip() for name in args.metrics.split(",")))
     for name in metrics:
         if name not in METRICS:

@@ -38,6 +38,7 @@ class Palette:
         config: what it was built and trained with, a `palette_ms.config.Config`.
         pictures: how many training pictures it has seen, or None: not known.
         source: which file of another program it was converted from, or None.
+        path, sha256: of the file it was loaded from, and what tells it from others; None: of none.
         forms: how pictures of its source and target are read and written, see `palette_ms.data.forms`.
         chains: its samplers, see `palette_ms.chains`.
     """
@@ -48,6 +49,7 @@ class Palette:
         self.config = config
         self.pictures = pictures
         self.source = source
+        self.path = self.sha256 = None
         self.forms = forms(config.data)
         self.chains = Chains(network, self.unet, config, searched or {})
 
@@ -77,6 +79,7 @@ class Palette:
             print(f"model: {checkpoint.source}", file=sys.stderr)
         config = checkpoint.config
         palette = cls(checkpoint.load_unet(), config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint))
+        palette.path, palette.sha256 = checkpoint.path, checkpoint.sha256
         if precision != "float32":
             palette.network.use_precision(getattr(ms, precision))
         if takes_onnx(runtime, palette.network.num_bytes, precision):
@@ -95,7 +98,7 @@ class Palette:
         return not self.config.tasks[0].has_source
 
     def restore(self, image, task=None, mask=None, sampler=None, steps=None, num_samples=1, seed=0, tile=None,
-                overlap=None, detail=None, progress=None, **options):
+                overlap=None, detail=None, progress=None, first_sample=0, **options):
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -118,6 +121,7 @@ class Palette:
             steps: network calls. None: as many as the checkpoint says; the whole chain of its test schedule for ddpm,
                 where that is asked for; 20 for another sampler.
             num_samples: different results, made in one batch.
+            first_sample: the number of the first of them: 2 of 1 sample is the third that 0 of 4 samples gives.
             seed: decides all noise, and the mask where a kind is named.
             tile: side of tiles in pixels, a multiple of what the network divides. None: the whole picture at once,
                 unless the network's largest attention matrix would take more than `ATTENTION_LIMIT` (1 GiB) for it;
@@ -141,13 +145,13 @@ class Palette:
         task = self.config.tasks[place]
         if not task.has_source:
             raise UserError("this model makes pictures from nothing and restores none: use generate")
-        _check_counts(num_samples, seed)
+        _check_counts(num_samples, seed, first_sample)
         tiled = tile is not None
         if task.usage and not tiled:
             tile = task.usage.tile
         self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
-        sampling = self.sampling(task, sampler, steps, detail, num_samples, **chosen)
+        sampling = self.sampling(task, sampler, steps, detail, first_sample + num_samples, **chosen)
         several = isinstance(image, (list, tuple))
         images = image if several else [image]
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
@@ -173,7 +177,8 @@ class Palette:
             raise UserError(f"results of this model are {target.kind.dtype}, which cannot hold what is known of the "
                             "picture: save it with the values that the model was trained with")
         chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, holes, tiled)
-        run = functools.partial(self._run, task, chains, holes, sampling, num_samples, seed)
+        numbers = range(first_sample, first_sample + num_samples)
+        run = functools.partial(self._run, task, chains, holes, sampling, numbers, seed)
         made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
         for number, y in enumerate(made):
@@ -205,29 +210,31 @@ class Palette:
                        "was trained with, and are clipped", file=sys.stderr)
         return originals
 
-    def _run(self, task, chains, holes, sampling, num_samples, seed, pictures, number=0, stream=None):
+    def _run(self, task, chains, holes, sampling, numbers, seed, pictures, number=0, stream=None):
         """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it, in the passes that its holes take.
 
         Args:
             chains, holes: of all numbers; see `palette_ms.chains.Chains.of_holes`, holes (P, 1, h, w).
+            numbers: of the samples, a range; `num_samples` of them.
             pictures: (P, C, h, w), or (P · num_samples, C, h, w).
 
         Returns: float32 (P · num_samples, C, h, w).
         """
         hole_of = np.arange(len(pictures)) * len(holes[number]) // len(pictures)
-        samples = num_samples * len(holes[number]) // len(pictures)  # of each of these pictures
+        samples = len(numbers) * len(holes[number]) // len(pictures)  # of each of these pictures
         made = np.repeat(self._as_targets(task, pictures), samples, 0)
         for members, passes, chained in chains[number]:
             given = np.isin(hole_of, members)
             rows = np.repeat(given, samples)
-            chain = functools.partial(self._chain, task, sampling, num_samples, samples, seed, stream, chained)
+            chain = functools.partial(self._chain, task, sampling, numbers, samples, seed, stream, chained)
             made[rows] = fill(passes, pictures[given], holes[number][hole_of[given]], made[rows], chain)
         return made
 
-    def _chain(self, task, sampling, num_samples, samples, seed, stream, chains, number, pictures, hole, guess):
+    def _chain(self, task, sampling, numbers, samples, seed, stream, chains, number, pictures, hole, guess):
         """One chain over a batch.
 
         Args:
+            numbers: of the samples, a range.
             samples: to be made of each of these pictures.
             chains, number: (sampler, progress) of all that are run one after the other, and which of them it is.
             pictures: (N, C, h, w), a picture each or a sample each.
@@ -250,10 +257,10 @@ class Palette:
         elif sampling.strength < 1:
             guess = self._as_targets(task, [task.checked_guess(source, one) for source, one in zip(cond, hole)])
         cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, samples, 0)
-        y_T = np.tile(_start(chain_seed, num_samples, known.shape[1:]), (len(known) // num_samples, 1, 1, 1))
+        y_T = np.tile(_start(chain_seed, numbers, known.shape[1:]), (len(known) // len(numbers), 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
-        made = sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, num_samples).asnumpy()
+        made = sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, numbers).asnumpy()
         return made[:, :, :height, :width]
 
     def _as_targets(self, task, pictures):
@@ -267,14 +274,15 @@ class Palette:
         return np.stack([target.to_float(source.values(picture)) for picture in pictures])
 
     def generate(self, num_samples=1, size=None, label=None, sampler=None, steps=None, seed=0, progress=None,
-                 **sampling):
+                 first_sample=0, **sampling):
         """Pictures from nothing, with an unconditional or class-conditional model.
 
         Args:
             num_samples: how many, made in one batch.
             size: (height, width), multiples of `network.multiple`; None: the square that the model was trained at.
             label: class of a class-conditional model, or None: each picture draws one.
-            sampler, steps, seed, progress, sampling: as in `restore`; there is no source to start from or to guide by.
+            sampler, steps, seed, progress, first_sample, sampling: as in `restore`; there is no source to start from
+                or to guide by.
 
         Returns: list of `num_samples` results as in `restore`.
 
@@ -284,21 +292,23 @@ class Palette:
         """
         if not self.makes_pictures:
             raise UserError(f"this model restores pictures ({', '.join(self.tasks)}) and needs one: use restore")
-        _check_counts(num_samples, seed)
+        _check_counts(num_samples, seed, first_sample)
+        numbers = range(first_sample, first_sample + num_samples)
         height, width = size or (self.config.data.image_size,) * 2
         if height < 1 or width < 1 or height % self.network.multiple or width % self.network.multiple:
             raise UserError(f"height and width must be multiples of {self.network.multiple}, not {height}×{width}")
         sampling = self.sampling(self.config.tasks[0], sampler, steps, **sampling)
         if sampling.strength < 1 or sampling.guidance > 1:
             raise UserError("strength and guidance need a source, and this model takes none")
-        chain = self.chains.sampler(self._labels(label, num_samples, seed), self.config.tasks[0], sampling)
+        chain = self.chains.sampler(self._labels(label, numbers, seed), self.config.tasks[0], sampling)
         update = None
         if progress is not None:
             progress.reset(chain.num_steps)
             update = progress.update
-        y_T = _start(seed, num_samples, (self.config.model.in_channels, height, width))
+        y_T = _start(seed, numbers, (self.config.model.in_channels, height, width))
         form = self.forms[1]
-        return [form.image(form.from_float(y)) for y in chain(None, y_T, seed, progress=update).asnumpy()]
+        made = chain(None, y_T, seed, progress=update, samples=numbers).asnumpy()
+        return [form.image(form.from_float(y)) for y in made]
 
     def chain(self, task=None, batch=1, sampler=None, steps=None):
         """A whole chain as one Cell, to be exported: see `palette_ms.diffusion.samplers.WholeChain`.
@@ -364,7 +374,7 @@ class Palette:
                             "seen a picture without its source")
         return sampling
 
-    def _labels(self, label, num_samples, seed):
+    def _labels(self, label, numbers, seed):
         """The class of each picture, a tuple; None for a model without classes."""
         classes = self.config.model.num_classes
         if classes is None:
@@ -372,19 +382,21 @@ class Palette:
                 raise UserError("this model knows no classes")
             return None
         if label is None:
-            return tuple(generator(seed, "label", k).integers(classes) for k in range(num_samples))
+            return tuple(generator(seed, "label", k).integers(classes) for k in numbers)
         if not 0 <= label < classes:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
-        return (label,) * num_samples
+        return (label,) * len(numbers)
 
 
-def _check_counts(num_samples, seed):
-    if not isinstance(num_samples, Integral) or not isinstance(seed, Integral):
-        raise UserError(f"the number of samples and the seed must be whole numbers, not {num_samples!r} and {seed!r}")
-    if num_samples < 1 or seed < 0:
-        raise UserError("the number of samples must be at least 1, the seed at least 0")
+def _check_counts(num_samples, seed, first_sample):
+    if not all(isinstance(number, Integral) for number in (num_samples, seed, first_sample)):
+        raise UserError("the number of samples, that of the first and the seed must be whole numbers, not "
+                        f"{num_samples!r}, {first_sample!r} and {seed!r}")
+    if num_samples < 1 or seed < 0 or first_sample < 0:
+        raise UserError("the number of samples must be at least 1, that of the first and the seed at least 0")
 
 
-def _start(seed, count, shape):
-    """The noise that chains start from, float32 (count, *shape): each picture has a stream of its own."""
-    return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in range(count)])
+def _start(seed, numbers, shape):
+    """The noise that chains start from, float32 (samples, *shape): each sample, by its number, has a stream of its own.
+    """
+    return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in numbers])

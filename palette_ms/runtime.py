@@ -220,6 +220,25 @@ def started_by_msrun():
     return "MS_ROLE" in os.environ or (simulated() and os.environ.get("RANK_SIZE", "1") != "1")
 
 
+# How other launchers tell a process how many there are and which it is, besides msrun.
+_LAUNCHERS = (("mpirun", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_RANK",)), ("mpirun", "PMI_SIZE", ("PMI_RANK",)),
+              ("torchrun", "WORLD_SIZE", ("RANK", "LOCAL_RANK")), ("srun", "SLURM_NTASKS", ("SLURM_PROCID",)),
+              ("a launcher", "RANK_SIZE", ("RANK_ID",)))
+
+
+def check_launcher():
+    """Raises UserError where another launcher than msrun started this process as one of several, which would all do the
+    same and write over each other."""
+    if started_by_msrun():
+        return
+    for launcher, size, ranks in _LAUNCHERS:
+        count = os.environ.get(size, "")
+        if count.isdecimal() and int(count) > 1 and any(name in os.environ for name in ranks):
+            raise UserError(f"{launcher} started this as one of {count} processes ({size}), and they would not find "
+                            f"each other: start them by msrun --worker_num {count} --local_worker_num …, or unset "
+                            f"{size} to run alone")
+
+
 def _meet():
     global _rank, _ranks, _met
     if _met or not started_by_msrun():

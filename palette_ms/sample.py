@@ -1,16 +1,25 @@
 """python -m palette_ms.sample: restore a picture, or a folder of them, or make new ones, with a checkpoint."""
 
 import argparse
+import os
+import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import cv2
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
-from palette_ms.data.images import list_images, result_names
+from palette_ms.data.files import (at_work, clear_parts, expand, find, identity, plain_name, result_names, stem,
+                                   tell_left_out)
+from palette_ms.data.forms import Photo
+from palette_ms.data.images import further_frames, no_pictures
+from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
+from palette_ms.results import RECORD, Results, Work, digest
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
@@ -20,10 +29,13 @@ BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: se
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
-    parser.add_argument("--input", type=Path, help="picture, or folder of pictures; left out for a model that makes "
-                                                   "pictures from nothing")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the results: PNG, or such files as the "
-                                                                   "model was trained with")
+    parser.add_argument("--input", type=expand, nargs="+", help="pictures, or folders of pictures; left out for a model "
+                                                                "that makes pictures from nothing")
+    parser.add_argument("--output", required=True, type=expand,
+                        help="folder for the results, or of one picture the result's name, such as result.png: PNG, or "
+                             "such files as the model was trained with")
+    parser.add_argument("--resume", action="store_true",
+                        help="leave out pictures whose results are there, made of the same picture in the same way")
     parser.add_argument("--task", help="such as colorization or inpainting; needed where the model knows several")
     add_import(parser)
     for ask, takers in known_asks().items():
@@ -47,6 +59,8 @@ def main():
                                                  "picture at once, where the network allows its size)")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles, in pixels (default: a quarter of the tile)")
     parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
+    parser.add_argument("--first-sample", type=int, default=0, metavar="K",
+                        help="number of the first of them: 2 makes the third of several again, alone")
     parser.add_argument("--class", dest="label", type=int, help="of a class-conditional model (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
@@ -56,10 +70,15 @@ def main():
                                                             "(default), float16 on Ascend, float32 elsewhere")
     args = parser.parse_args()
 
-    if args.output.exists() and not args.output.is_dir():
+    runtime.check_launcher()
+    one = args.output.suffix.lower() in ARRAY_SUFFIXES and not args.output.is_dir()
+    if args.output.exists() and not args.output.is_dir() and not one:
         raise UserError(f"--output {args.output} is a file; it must be a folder")
-    if args.input and not args.input.exists():
-        raise UserError(f"no such picture or folder: {args.input}")
+    for source in args.input or ():
+        if not source.exists():
+            raise UserError(f"no such picture or folder: {source}")
+    if one and args.input and (len(args.input) > 1 or args.input[0].is_dir()):
+        raise UserError(f"--output {args.output} is the name of one picture: for several, name a folder")
 
     from palette_ms.pipeline import Palette
 
@@ -74,23 +93,30 @@ def main():
             raise UserError("--tile and --overlap are for models that restore pictures")
         if runtime.rank() > 0:
             return
-        with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
-            results = palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
-                                       **sampling(args, palette, palette.config.tasks[0]))
-        write(palette, results, args.output / f"sample_{args.seed}")
+        options = sampling(args, palette, palette.config.tasks[0])
+
+        def generate(work):
+            with tqdm(desc="sample", unit="call", disable=None, leave=False) as bar:
+                return palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
+                                        first_sample=args.first_sample, **options)
+
+        work = works([(None, f"sample_{args.seed}")], args.output, one, palette.forms)
+        make(palette, work, args, generate, lambda work: [], {**options, "class": args.label})
         return
     if not args.input:
         raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
     if args.label is not None:
         raise UserError("--class is for models that make pictures from nothing")
-    restore(palette, inputs(args.input, args.output, palette.forms[0].suffixes), args)
+    pictures = found(args.input, args.output, palette.forms[0].suffixes)
+    restore(palette, works(pictures, args.output, one, palette.forms), args)
 
 
 def sampling(args, palette, task):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
     names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse")
     options = {name: getattr(args, name) for name in names}
-    chosen = palette.sampling(task, args.sampler, args.steps, args.detail, args.num_samples, **options)
+    chosen = palette.sampling(task, args.sampler, args.steps, args.detail,
+                              args.first_sample + args.num_samples, **options)
     diffusion = palette.config.diffusion
     if args.steps is None and not diffusion.distilled:
         length = (task.test_schedule or diffusion.test_schedule).num_steps
@@ -100,48 +126,150 @@ def sampling(args, palette, task):
     return {**options, "sampler": chosen.sampler, "steps": chosen.steps}
 
 
-def inputs(source, output, suffixes):
-    """(picture, where its result goes, without suffix) for a picture or all of a folder."""
-    folder = source.is_dir()
-    pictures = list_images(source, suffixes) if folder else [source]
-    names = result_names(pictures, source if folder else source.parent)
-    return [(picture, output / name) for picture, name in zip(pictures, names)]
+def found(sources, output, suffixes):
+    """(path, relative path that names it among all) of pictures and of those in folders, none twice. Of several
+    sources, a folder's own name comes before its pictures'."""
+    pictures = {}
+    for source in sources:
+        files, names = [source], [source.name]
+        if source.is_dir():
+            files, left_out = find(source, suffixes, output)
+            if identity(source) == identity(output):
+                earlier, count = Results(output).lines, len(files)
+                files = [file for file in files if str(file.relative_to(source)) not in earlier]
+                left_out["results of earlier runs"] = count - len(files)
+            tell_left_out(source, +left_out)
+            if not files:
+                raise no_pictures(source, suffixes)
+            above = Path(source.resolve().name if len(sources) > 1 else "")
+            names = [above / file.relative_to(source) for file in files]
+        for file, name in zip(files, names):
+            pictures.setdefault(os.path.abspath(file), (file, name))
+    return list(pictures.values())
+
+
+def works(pictures, output, one, forms):
+    """The `Work` of all pictures, (path, name) each. one: `output` is the result's name, not a folder."""
+    if one and (forms[1].path(stem(output, ARRAY_SUFFIXES)) != output):
+        raise UserError(f"--output {output} must be a folder, or end in {forms[1].path(Path('a')).suffix}, as results "
+                        "of this model do")
+    names = result_names([Path(name) for _, name in pictures], forms[0].suffixes)
+    return [Work(path, plain_name(name), *((output.parent, stem(output, ARRAY_SUFFIXES)) if one else
+                                           (output, output / name)))
+            for (path, _), name in zip(pictures, names)]
 
 
 def restore(palette, work, args):
     task = choose_task(palette, args)
-    failed, options = 0, sampling(args, palette, task)
+    options = sampling(args, palette, task)
     given = {ask.name: getattr(args, ask.name) for ask in known_asks()}
     check_asked(task, given, palette.config.data.image_size, palette.forms[0])  # once, and not for each picture
-    for picture, target in work[runtime.rank()::runtime.ranks()]:
-        try:
-            if picture.resolve() == palette.forms[1].path(target).resolve():
-                raise UserError(f"{picture} would be overwritten: choose another --output")
-            asked = {ask.name: ask.of(given[ask.name], picture) for ask in known_asks()}
-            with tqdm(desc=picture.name, unit="call", disable=None, leave=False) as bar:
-                results = palette.restore(picture, task.name, num_samples=args.num_samples, seed=args.seed,
-                                          tile=args.tile, overlap=args.overlap, progress=bar, **asked, **options)
-        except UserError as error:
-            if not args.input.is_dir():
-                raise
-            failed += 1
-            print(f"skipped: {error}", file=sys.stderr)
-            continue
-        write(palette, results, target)
-    failed = int(runtime.sum_over_ranks(failed))  # msrun kills all ranks once one fails: none may before all are done
+    choices = {ask.name: ask.for_each(given[ask.name]) for ask in known_asks()}
+
+    def asked(work):
+        return {name: choose(work.name) for name, choose in choices.items()}
+
+    def restore_one(work):
+        with tqdm(desc=work.picture.name, unit="call", disable=None, leave=False) as bar:
+            return palette.restore(work.picture, task.name, num_samples=args.num_samples, seed=args.seed,
+                                   tile=args.tile, overlap=args.overlap, progress=bar, first_sample=args.first_sample,
+                                   **asked(work), **options)
+
+    def files(work):
+        return [Path(value) for value in asked(work).values()
+                if isinstance(value, (str, Path)) and Path(value).is_file()]
+
+    asks = {name: value for name, value in given.items() if not isinstance(value, str) or not os.path.exists(value)}
+    how = {"task": task.name, "tile": args.tile, "overlap": args.overlap, "asked": asks, **options}
+    make(palette, work, args, restore_one, files, how)
+
+
+def make(palette, work, args, make_one, files, how):
+    """The results of all pictures, written and told, without loss of anything that is there.
+
+    Args:
+        work: list of `Work`.
+        make_one: function of a `Work` → its results.
+        files: function of a `Work` → the files that were given for it besides the picture.
+        how: what else decides the results, for the record.
+
+    Raises:
+        UserError: something would be overwritten, or some results could not be made.
+    """
+    form, folder = palette.forms[1], work[0].folder
+    numbers = range(args.first_sample, args.first_sample + args.num_samples)
+    run = digest(palette.sha256, {**how, "seed": args.seed, "precision": args.precision})
+    several = len(numbers) > 1 or args.first_sample > 0
+    paths = {one: [form.path(one.target.with_name(one.target.name + f"_{k}" * several)) for k in numbers]
+             for one in work}
+    alone = len(work) == 1 and not any(map(Path.is_dir, args.input or ()))
+    failed = done = frames = 0
+    with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
+        results, given, problems = Results(folder), {}, {}
+        inputs = {identity(palette.path), *(identity(one.picture) for one in work if one.picture)}
+        for one in work:
+            try:
+                given[one] = files(one)
+                inputs.update(map(identity, given[one]))
+            except UserError as error:
+                problems[one] = error
+        for one in work:
+            problem = results.check(paths[one], inputs)
+            if problem:
+                problems[one] = UserError(problem)
+        if runtime.rank() == 0:
+            for place in {path.parent for some in paths.values() for path in some}:
+                clear_parts(place)
+            results.tell_left_overs(work, [path for some in paths.values() for path in some], run,
+                                    args.first_sample > 0)
+        runtime.sum_over_ranks(0)  # none writes before all have looked
+        for one in work[runtime.rank()::runtime.ranks()]:
+            try:
+                if one in problems:
+                    raise problems[one]
+                made_of = digest(run, *given[one], *[one.picture] * bool(one.picture))
+                line = {"of": one.name, "run": run, "made_of": made_of}
+                if args.resume and all(results.is_done(path, made_of) for path in paths[one]):
+                    results.confirm(paths[one], run)
+                    done += 1
+                    continue
+                for path, result in zip(paths[one], make_one(one)):
+                    results.note(path, **line)
+                    form.save(result, stem(path, ARRAY_SUFFIXES))
+                    results.note(path, **line, sha256=digest(path))
+            except Exception as error:
+                if not isinstance(error, UserError):
+                    error = _of_one(error, one)
+                if alone:
+                    raise error from None
+                failed += 1
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                continue
+            if one.picture and isinstance(form, Photo):
+                frames += further_frames(one.picture)
+            for path in paths[one]:
+                print(path, flush=True)  # msrun ends a rank at once where another one has failed
+        if done:
+            print(f"{done} pictures were made before, of the same and in the same way, and left as they are",
+                  file=sys.stderr)
+        if frames:
+            print(f"not restored: {frames} further frames or pages of these pictures; of each the first alone is",
+                  file=sys.stderr)
+        # msrun kills all ranks once one fails: none may before all are done
+        failed = int(runtime.sum_over_ranks(failed))
     if failed:
         raise UserError(f"{failed} of {len(work)} pictures could not be restored")
 
 
-def write(palette, results, target):
-    """Each under the target's name, with its number where there are several, and its path on stdout."""
-    for k, result in enumerate(results):
-        name = target.with_name(target.name + (f"_{k}" if len(results) > 1 else ""))
-        try:
-            path = palette.forms[1].save(result, name)
-        except OSError as error:
-            raise UserError(f"cannot write {palette.forms[1].path(name)}: {error.strerror}") from None
-        print(path, flush=True)  # msrun ends a rank at once where another one has failed
+def _of_one(error, work):
+    """The UserError of an error that is one picture's, such as for want of memory; others are raised again."""
+    memory = isinstance(error, MemoryError) or re.search("memory|alloc", str(error), re.I)
+    if isinstance(error, BrokenPipeError) or not (memory or isinstance(error, (OSError, cv2.error))):
+        raise error
+    if isinstance(error, OSError) and not memory:
+        return UserError(f"cannot write the results of {work.name}: {error.strerror or error}")
+    reason = "there is not enough memory for it; --tile takes less" if memory else " ".join(str(error).split())
+    return UserError(f"{work.picture or work.name}: {reason}")
 
 
 def choose_task(palette, args):

@@ -17,6 +17,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     add_import(parser)
     args = parser.parse_intermixed_args()
+    runtime.check_launcher()
     config = load_config(args.config, args.overrides)
     runtime.setup(args.device, seed=config.training.seed, repeatable=True)
     from palette_ms.training.loop import train

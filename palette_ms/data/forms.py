@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from palette_ms.data.images import SUFFIXES, load_image, replacing, to_float, to_uint8
+from palette_ms.data.files import replacing
+from palette_ms.data.images import SUFFIXES, load_image, to_float, to_uint8
 from palette_ms.data.masks import weights
 from palette_ms.data.originals import FORMATS, read_original, write_picture
 from palette_ms.data.readers import ARRAY_SUFFIXES, WRITERS, from_pillow, plain, read_array, read_file

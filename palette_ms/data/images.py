@@ -1,7 +1,9 @@
 """Picture files and arrays of any kind → RGB, and back."""
 
+import errno
 import io
-from collections import Counter
+import os
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -9,9 +11,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from palette_ms.data.files import find, is_others, replacing, tell_left_out
 from palette_ms.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff",
+            ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".pcx",
+            ".sgi", ".ico", ".psd", ".qoi", ".dds")
 
 
 def load_image(source, name=None, enough=None):
@@ -54,6 +59,7 @@ def open_picture(source, name=None):
         if hasattr(source, "read"):
             data = source.read()
         else:
+            check_regular(source)
             with open(source, "rb") as file:
                 data = file.read()
         with Image.open(io.BytesIO(data)) as image:
@@ -68,7 +74,7 @@ def open_picture(source, name=None):
         raise UserError(f"cannot read picture {name}: empty, or of an unknown format") from None
     # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise UserError(f"cannot read picture {name}: {text}") from None
 
 
@@ -130,13 +136,34 @@ def to_uint8(y):
     return ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
+def check_regular(path):
+    """Raises OSError of a pipe, at whose other end nobody may be, and of a device, which may have no end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+
+
+def further_frames(path):
+    """How many frames or pages a picture file has besides the first."""
+    try:
+        with Image.open(path) as image:
+            # Of MPO, which cameras write, the further ones are the same picture for other screens.
+            return 0 if image.format == "MPO" else getattr(image, "n_frames", 1) - 1
+    except Exception:  # of a damaged one is told elsewhere
+        return 0
+
+
 def is_picture(path, suffixes=SUFFIXES):
-    """Whether a `PurePath` is that of a picture, by its suffix, and not of what macOS puts beside one."""
-    return path.suffix.lower() in suffixes and not path.name.startswith("._") and "__MACOSX" not in path.parts
+    """Whether a `PurePath` in a folder or archive is that of a picture, by its suffix, and not hidden or another
+    program's, see `palette_ms.data.files.is_others`."""
+    return path.suffix.lower() in suffixes and not any(is_others(part) for part in path.parts if part != "..")
 
 
-def list_images(folder, suffixes=SUFFIXES):
-    """All picture files below a folder (by `is_picture`), sorted by name.
+def list_images(folder, suffixes=SUFFIXES, leave_out=None):
+    """All picture files below a folder, sorted by name; what was left out is told in a line on stderr.
+
+    Args:
+        folder, suffixes, leave_out: see `palette_ms.data.files.find`.
 
     Raises:
         UserError: no such folder, or none in it.
@@ -144,7 +171,8 @@ def list_images(folder, suffixes=SUFFIXES):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
-    files = sorted(path for path in folder.rglob("*") if is_picture(path, suffixes) and path.is_file())
+    files, left_out = find(folder, suffixes, leave_out)
+    tell_left_out(folder, left_out)
     if not files:
         raise no_pictures(folder, suffixes)
     return files
@@ -154,19 +182,6 @@ def no_pictures(place, suffixes):
     """The UserError of a folder or archive without any."""
     others = "" if ".npy" in suffixes else "; .npy and .npz count where data.channels, or --arrays, is given"
     return UserError(f"no pictures in {place} (looked for {', '.join(suffixes)}, in subfolders too{others})")
-
-
-def result_names(pictures, root):
-    """What a result made of each picture is called: its path below the root without suffix.
-
-    Where two pictures would have one name, they keep their suffixes: `a.jpg` and `a.png` become `a_jpg` and `a_png`.
-
-    Returns: list of relative paths.
-    """
-    stems = [picture.relative_to(root).with_suffix("") for picture in pictures]
-    taken = Counter(stems)
-    return [stem if taken[stem] == 1 else stem.with_name(picture.name.replace(".", "_"))
-            for picture, stem in zip(pictures, stems)]
 
 
 def grid(rows, gap=2):
@@ -194,19 +209,6 @@ def save_atomically(image, path):
     with replacing(path) as temporary:
         image.save(temporary, "PNG")
 
-
-@contextmanager
-def replacing(path):
-    """A temporary name beside a path, whose folder is made; what was written there takes the path's place at the end,
-    and is removed where something fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def resize(pictures, height, width):

@@ -191,7 +191,7 @@ class TrainingBatches:
         self.rank, self.ranks = rank, ranks
         self.dropout_numbers = 0
         self.forms = forms(data)
-        source = open_source(data.path, self.forms[1].suffixes)
+        source = open_source(data.path, self.forms[1].suffixes, config.training.output)
         pairs = [task.name for task in config.tasks if task.needs_pairs]
         if source.paired != bool(pairs):
             raise UserError(f"{data.path} holds pairs: they need the task paired, or another for pairs"

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from palette_ms.data.images import SUFFIXES
+from palette_ms.data.images import SUFFIXES, check_regular
 from palette_ms.errors import UserError
 
 _LARGEST = 2**32  # bytes of a decoded file: a header may claim any size, and a few kB unpack to what no memory holds
@@ -35,6 +35,7 @@ class Kind(NamedTuple):
 def read_file(path, offset=0, size=-1):
     """The bytes of a file, or some of them. Raises UserError: it cannot be read."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(size)

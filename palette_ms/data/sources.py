@@ -8,19 +8,22 @@ processes may read at once.
 import csv
 import io
 import re
+import stat
 import struct
 import sys
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from glob import escape
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple, Optional
 
 import numpy as np
 from tqdm import tqdm
 
+from palette_ms.data.files import expand, link_target, resolve_links, tell_left_out
 from palette_ms.data.forms import Arrays, Unfit
 from palette_ms.data.images import SUFFIXES, is_picture, list_images, no_pictures
 from palette_ms.data.readers import read_file
@@ -32,7 +35,7 @@ _UNPACKERS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz
 _BLOCK = 32  # rows whose results wait in memory
 
 
-def open_source(path, suffixes=SUFFIXES):
+def open_source(path, suffixes=SUFFIXES, leave_out=None):
     """The source that a path stands for.
 
     Args:
@@ -41,13 +44,14 @@ def open_source(path, suffixes=SUFFIXES):
             is white where the target is to be made; an archive (.zip, .tar) with folders in it or without; MindRecord
             (.mindrecord), as `palette_ms.pack` writes it. Paths in lists and tables are relative to these.
         suffixes: of the files that count in folders and archives, in lower case.
+        leave_out: a folder below a folder that does not count; or None.
 
     Raises:
         UserError: there is no such thing, it is of another kind or damaged, or has no pictures.
     """
-    path = Path(path)
+    path = expand(path)
     if path.is_dir():
-        return Files([(file,) for file in list_images(path, suffixes)])
+        return Files([(file,) for file in list_images(path, suffixes, leave_out)])
     if re.search(r"\.mindrecord\d*$", path.name):
         return MindRecord(path)
     if not path.is_file():
@@ -89,7 +93,7 @@ def _read_list(path):
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a text in UTF-8: {error}") from None
-    rows = [(path.parent / line,) for line in lines if line and not line.startswith("#")]
+    rows = [(path.parent / expand(line),) for line in lines if line and not line.startswith("#")]
     if not rows:
         raise UserError(f"{path} names no pictures: it must hold one path a line")
     return Files(rows)
@@ -113,7 +117,7 @@ def _read_table(path):
             raise UserError(f"{path}: row {number} after the header lacks its {' or '.join(used)}")
     if not lines:
         raise UserError(f"{path} names no pictures below its header")
-    return Files([tuple(path.parent / line[name].strip() for name in used) for line in lines], used)
+    return Files([tuple(path.parent / expand(line[name].strip()) for name in used) for line in lines], used)
 
 
 class Archive:
@@ -148,9 +152,14 @@ def _open_zip(path, suffixes):
     try:
         with zipfile.ZipFile(path) as archive:
             members = {PurePosixPath(member.filename): member for member in archive.infolist() if not member.is_dir()}
+            # A link is kept as a file that holds what it leads to.
+            links = {name: link_target(name, archive.read(member).decode()) for name, member in members.items()
+                     if stat.S_ISLNK(member.external_attr >> 16) and member.file_size < 4096}
     # zipfile tells damage by many kinds of error
     except Exception as error:
         raise UserError(f"{path} is not a whole zip archive: {error}") from None
+    members = {name: member for name, member in members.items() if name not in links}
+    members.update(_linked(path, links, members))
     pictures = {name: (member.header_offset, member.compress_size, member.compress_type, member.CRC)
                 for name, member in _pictures(path, members, suffixes).items()}
     if any(members[name].flag_bits & 1 or kind not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -175,19 +184,40 @@ def _unzip(path, member):
 def _open_tar(path, suffixes):
     try:
         with tarfile.open(path, "r:") as archive:
-            members = {PurePosixPath(member.name): (member.offset_data, member.size) for member in archive
-                       if member.isreg() and not member.issparse()}
+            members, links, others = {}, {}, Counter()
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if member.issym():
+                    links[name] = link_target(name, member.linkname)
+                elif member.islnk():
+                    links[name] = PurePosixPath(member.linkname)
+                elif member.isreg() and not member.issparse():
+                    members[name] = member.offset_data, member.size
+                elif not member.isdir():
+                    others["sparse files, pipes or devices"] += 1
             end = archive.offset
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a whole tar archive (damaged, or compressed?): {error}") from None
     if any(read_file(path, end, tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
         raise UserError(f"{path} is damaged after its first {len(members)} files: make it anew")
+    members.update(_linked(path, links, members))
+    tell_left_out(path, others)
     return Archive(path, _pictures(path, members, suffixes), lambda path, member: read_file(path, *member))
 
 
+def _linked(path, links, members):
+    """The members that an archive's links stand for, by the links' names; of those that lead elsewhere a line is said.
+    """
+    found, elsewhere = resolve_links(links, members)
+    tell_left_out(path, Counter({"links that lead to no file in it": elsewhere} if elsewhere else {}))
+    return found
+
+
 def _pictures(path, members, suffixes):
-    """Those of an archive's members by their names. Raises UserError: there are none."""
+    """Those of an archive's members by their names; of others a line is said. Raises UserError: there are none."""
     pictures = {name: member for name, member in members.items() if is_picture(name, suffixes)}
+    tell_left_out(path, Counter(f"other files ({name.suffix.lower() or 'no suffix'})" for name in members
+                                if name not in pictures and name.suffix.lower() not in suffixes))
     if not pictures:
         raise no_pictures(path, suffixes)
     return pictures

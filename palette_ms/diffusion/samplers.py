@@ -106,19 +106,20 @@ class Sampling:
 
 
 class NoiseStream:
-    """Standard normal noise that a seed decides: picture k of a batch has a stream of its own, whatever the batch.
+    """Standard normal noise that a seed decides: sample k has a stream of its own, whatever the batch.
 
     Args:
         seed: a whole number ≥ 0.
         shape: (N, C, H, W).
-        samples: picture k + samples has the same noise as picture k; None: each its own.
+        samples: how many there are of each picture, or a range, their numbers; the same noise comes again for the
+            next picture. None: the batch is one picture's.
     """
 
     def __init__(self, seed, shape, samples=None):
-        samples = samples or shape[0]
-        self.rngs = [generator(seed, "noise", k) for k in range(samples)]
+        numbers = samples if isinstance(samples, range) else range(samples or shape[0])
+        self.rngs = [generator(seed, "noise", k) for k in numbers]
         self.shape = tuple(shape[1:])
-        self.groups = shape[0] // samples
+        self.groups = shape[0] // len(numbers)
 
     def draw(self):
         """The next noise, float32 (N, C, H, W)."""

@@ -13,6 +13,7 @@ from typing import Callable, Optional, Tuple
 import cv2
 import numpy as np
 
+from palette_ms.data.files import by_name, expand
 from palette_ms.data.images import list_images
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.errors import UserError
@@ -79,15 +80,15 @@ class Ask:
                 if self.least is not None else f"up to {self.most}"] * (self.least is not None or self.most is not None)
         return " ".join([kind, *ends])
 
-    def of(self, value, picture):
-        """The value for one picture of a folder, a path."""
-        return value
+    def for_each(self, value):
+        """A function: the name of a picture (see `palette_ms.data.files.by_name`) → the value for it."""
+        return lambda name: value
 
 
 @dataclass(frozen=True)
 class MaskAsk(Ask):
     """A mask: a path, PIL image or array of the picture's size, white (above half) where pixels are to be made, or the
-    name of a kind of mask. On the command line also a folder of masks by the pictures' names."""
+    name of a kind of mask. On the command line also a folder of masks by the pictures' paths below theirs."""
 
     def range(self):
         return "a file, or a folder of them by the pictures' names"
@@ -96,13 +97,20 @@ class MaskAsk(Ask):
         if not isinstance(value, (str, Path, np.ndarray)) and not hasattr(value, "convert"):
             raise UserError(f"{self.name} must be a path, a picture or an array, not {value!r}")
 
-    def of(self, value, picture):
-        if not isinstance(value, str) or not Path(value).is_dir():
-            return value
-        matches = [path for path in list_images(value, ARRAY_SUFFIXES) if path.stem == picture.stem]
-        if len(matches) != 1:
-            raise UserError(f"{value} holds {len(matches)} masks for {picture.name}; one is needed")
-        return matches[0]
+    def parse(self, text):
+        return text if text in MASKS else str(expand(text))
+
+    def for_each(self, value):
+        if not isinstance(value, str) or value in MASKS or not Path(value).is_dir():
+            return super().for_each(value)
+        masks = by_name(value, ARRAY_SUFFIXES, list_images(value, ARRAY_SUFFIXES))
+
+        def mask_of(name):
+            if name not in masks:
+                raise UserError(f"{value} holds no mask for {name}, by the same name and in the same subfolder")
+            return masks[name]
+
+        return mask_of
 
 
 def read_mask(asked, height, width, rng):
