@@ -2,7 +2,8 @@
 
 Tensors are named `weights.*`, `ema.*` and, in a training state, `optimizer.*`. The metadata holds `format`
 (palette_ms), `config` (JSON), `sha256` of the whole file with zeros in its own place, and what is known of `step`,
-`pictures` (training pictures the model has seen) and `source` (which file of another program it was converted from).
+`pictures` (training pictures the model has seen), `source` (which file of another program it was converted from) and
+`run` (JSON: what a training state's run has besides its config, see `palette_ms.training.loop`).
 A file that the checksum does not fit is never loaded.
 
 MindSpore's own `.ckpt` files are read too, with the config in a YAML file of the same name beside them.
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from palette_ms.config import config_from_dict, load_config
+from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
 from palette_ms.unet import UNet
 
@@ -50,7 +52,8 @@ def unet_arrays(unet):
     return {name: parameter.asnumpy() for name, parameter in unet.parameters_and_names()}
 
 
-def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=None, optimizer=None, source=None):
+def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=None, optimizer=None, source=None,
+                    run=None):
     """Write a checkpoint to a temporary name, flush it to the disk, then rename it: whatever comes between, a file of
     that name stays as it was.
 
@@ -61,6 +64,7 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
         pictures: training pictures seen, or None: not known.
         weights, ema, optimizer: dicts of arrays by name, or None.
         source: where the weights came from, a text for the user, or None: trained here.
+        run: of a training state, what its run has besides the config: a dict for JSON, or None.
 
     Raises:
         UserError: it cannot be written, such as for want of space, which is looked for first.
@@ -70,25 +74,23 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
     tensors = {f"{group}.{name}": np.asarray(value, order="C")
                for group, values in groups.items() for name, value in (values or {}).items()}
     metadata = {"format": FORMAT, "config": json.dumps(config.to_dict()), "sha256": _NO_DIGEST}
-    known = {"step": step, "pictures": pictures, "source": source}
+    known = {"step": step, "pictures": pictures, "source": source, "run": None if run is None else json.dumps(run)}
     metadata.update({name: str(value) for name, value in known.items() if value is not None})
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     size = sum(array.nbytes for array in tensors.values()) + _HEADER_BYTES
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < size:
-            raise OSError(errno.ENOSPC, f"it takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
-        save_file(tensors, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors writes files that only their owner can read
-        place, digest = _digest(temporary)
-        with open(temporary, "r+b") as file:
-            file.seek(place)
-            file.write(digest.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            free = shutil.disk_usage(path.parent).free
+            if free < size:
+                raise OSError(errno.ENOSPC, f"it takes {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
+            save_file(tensors, temporary, metadata)
+            temporary.chmod(0o644)  # safetensors writes files that only their owner can read
+            place, digest = _digest(temporary)
+            with open(temporary, "r+b") as file:
+                file.seek(place)
+                file.write(digest.encode())
+                file.flush()
+                os.fsync(file.fileno())
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the new name, too, is to survive a loss of power
@@ -97,8 +99,6 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
     except (OSError, SafetensorError) as error:  # of a write that fails, safetensors makes an error of its own
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write checkpoint {path}: {reason}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(path):
@@ -124,6 +124,7 @@ class Checkpoint:
         config: `Config`.
         step, pictures: training steps done and pictures seen, or None: not known.
         source: which file of another program it was converted from, or None.
+        run: of a training state what `save_checkpoint` was given, or {}.
         sha256: the checksum that tells it from others.
 
     Raises:
@@ -131,11 +132,12 @@ class Checkpoint:
     """
 
     def __init__(self, path):
-        path, shipped = Path(path), MODELS / f"{_ALIASES.get(str(path), path)}.safetensors"
+        path, shipped = expand(path), MODELS / f"{_ALIASES.get(str(path), path)}.safetensors"
         self.path = path = shipped if shipped.is_file() and not path.exists() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")
         self.step = self.pictures = self.source = self._arrays = None
+        self.run = {}
         if path.suffix == ".ckpt":
             self._open_ckpt()
         else:
@@ -178,6 +180,7 @@ class Checkpoint:
             raise UserError(f"{path} is damaged: its checksum does not hold")
         self.step, self.pictures = (int(metadata[name]) if name in metadata else None for name in ("step", "pictures"))
         self.source = metadata.get("source")
+        self.run = json.loads(metadata.get("run", "{}"))
         self.config = config_from_dict(json.loads(metadata["config"]), str(path))
 
     def tensors(self, group):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Optional, Tuple
 
 import yaml
 
+from palette_ms.data.files import expand
 from palette_ms.data.forms import Channels, FileKind, Photo, Ranges, can_hold, forms
 from palette_ms.data.readers import can_write
 from palette_ms.diffusion.schedule import ScheduleConfig
@@ -22,6 +23,10 @@ from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.unet.config import ModelConfig
 
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.10's X | None
+# What only a user who means harm writes: read no further, and build no more of a few lines that name each other.
+_YAML_BYTES, _YAML_NODES = 2**24, 10**6
+_LARGEST = 2**63  # of whole numbers
+_PATHS = {"data": ("path", "validation"), "training": ("output", "init_from"), "distillation": ("teacher",)}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 # Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
 _MOVED_TO_DIFFUSION = ("from_source", "noise_input")
@@ -143,7 +148,9 @@ def load_config(path, overrides=()):
 
     Args:
         path: the file.
-        overrides: strings `section.key=value`, the value as YAML.
+        overrides: see `apply_override`.
+
+    Returns: `Config`, in its paths ~ replaced by the home folder.
 
     Raises:
         UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of range.
@@ -151,21 +158,74 @@ def load_config(path, overrides=()):
     raw = read_yaml(path)
     for override in overrides:
         apply_override(raw, override)
-    return config_from_dict(raw, str(path))
+    config = config_from_dict(raw, str(path))
+    for section, names in _PATHS.items():
+        values = getattr(config, section)
+        given = {name: str(expand(getattr(values, name))) for name in names if getattr(values, name, None)}
+        if values:
+            config = dataclasses.replace(config, **{section: dataclasses.replace(values, **given)})
+    return config
 
 
 def read_yaml(path):
     """The sections and keys of a YAML file as a dict. Raises UserError: no such file, not YAML, no keys."""
-    path = Path(path)
+    path = expand(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(_YAML_BYTES + 1)
     except OSError as error:
         raise UserError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if len(data) > _YAML_BYTES:
+        raise UserError(f"{path} is not a config: it is larger than {_YAML_BYTES // 2**20} MiB")
+    try:
+        raw = parse_yaml(data.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
     if raw is not None and not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections or keys with values")
     return raw or {}
+
+
+def parse_yaml(text):
+    """What a YAML text says. Raises ValueError: it cannot be read, or grows without measure by its aliases."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > _YAML_NODES:
+            raise ValueError("its aliases make far more of it than is written")
+        return loader.construct_document(node)
+    # Dates, numbers and tags that are none are told by many kinds of error, and nesting by the depth of Python's calls.
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _written_out(node, sizes):
+    """How many nodes a YAML node would be with its aliases written out; one within itself has no end."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        parts = () if isinstance(node, yaml.ScalarNode) else node.value
+        sizes[id(node)] = 1 + sum(_written_out(part, sizes) for item in parts
+                                  for part in (item if isinstance(item, tuple) else (item,)))
+    return sizes[id(node)]
+
+
+def _quote(value):
+    """A value for a message, shortened."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxlist, short.maxdict, short.maxtuple = 2, 4, 4, 4
+    short.maxstring, short.maxlong, short.maxother = 80, 40, 80
+    try:
+        return short.repr(value)
+    except ValueError:  # of whole numbers with thousands of digits, which Python does not print
+        return "a number of thousands of digits"
 
 
 def config_from_dict(raw, where):
@@ -201,19 +261,44 @@ def from_dict(kind, raw, where):
 
 
 def apply_override(raw, override):
-    """Set one value of nested dicts by a string `section.key=value`, the value as YAML. Raises UserError."""
+    """Set one value of a config's nested dicts by a string `section.key=value`.
+
+    The value is YAML; of a key that holds a text it is the text as it stands, but for `null`, where it may be left out.
+
+    Raises:
+        UserError: another form, not YAML, a section that is none.
+    """
     key, equals, value = override.partition("=")
     names = key.split(".")
     if not equals or not all(names):
-        raise UserError(f"{override!r} is not of the form section.key=value")
+        raise UserError(f"{_quote(override)} is not of the form section.key=value")
     for name in names[:-1]:
-        raw = raw.setdefault(name, {})
+        if raw.get(name) is None:
+            raw[name] = {}  # a section without keys, too
+        raw = raw[name]
         if not isinstance(raw, dict):
-            raise UserError(f"{override!r}: {name} has no keys of its own")
+            raise UserError(f"{_quote(override)}: {name} has no keys of its own")
+    text, optional = _holds_text(names)
+    if text:
+        raw[names[-1]] = None if optional and value in ("", "null", "~") else value
+        return
     try:
-        raw[names[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"{override!r}: the value is not YAML") from None
+        raw[names[-1]] = parse_yaml(value)
+    except ValueError as error:
+        raise UserError(f"{_quote(override)}: the value is not YAML: {error}") from None
+
+
+def _holds_text(names):
+    """(whether a config's key, by its names from the section on, holds a text; whether it may be left out)."""
+    kind, optional = Config, False
+    for name in names:
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+        arguments = typing.get_args(kind)
+        optional = typing.get_origin(kind) in _UNIONS and type(None) in arguments
+        if optional:
+            kind = next(argument for argument in arguments if argument is not type(None))
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else (0,)
+    return kind is str or all(isinstance(choice, str) for choice in choices), optional
 
 
 def _build(kind, value, where, key):
@@ -226,31 +311,32 @@ def _build(kind, value, where, key):
         return None if value is None else _build(wanted, value, where, key)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: {key} must be a list, not {value!r}")
+            raise UserError(f"{where}: {key} must be a list, not {_quote(value)}")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise UserError(f"{where}: {key} must be a list of {len(arguments)}, not {value!r}")
+            raise UserError(f"{where}: {key} must be a list of {len(arguments)}, not {_quote(value)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(wanted, item, where, f"{key}[{i}]") for i, (wanted, item) in enumerate(zip(kinds, value)))
     if origin is Literal:
         if value not in arguments:
             choices = list(map(str, arguments))
-            raise UserError(f"{where}: {key} is {value!r}; it must be one of {', '.join(choices)}"
-                            f"{did_you_mean(value, choices, '')}")
+            raise UserError(f"{where}: {key} is {_quote(value)}; it must be one of {', '.join(choices)}"
+                            f"{did_you_mean(value if isinstance(value, str) else '', choices, '')}")
         return value
     if kind not in _WORDS:
         raise UserError(f"{where}: {key} is declared as {kind}, which no config can hold: use int, float, bool, str, "
                         "Literal, Optional, or a Tuple of these")
     if kind is float and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             value = float(value)  # YAML 1.1 reads 1e-4, which has no dot, as a string
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise UserError(f"{where}: {key} must be {_WORDS[kind]}, not {value!r}")
+    if (type(value) is not kind or (kind is float and not math.isfinite(value))
+            or (kind is int and abs(value) >= _LARGEST)):
+        raise UserError(f"{where}: {key} must be {_WORDS[kind]}, not {_quote(value)}")
     return value
 
 
 def _build_dataclass(kind, value, where, key):
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {key} must be a section with keys, not {value!r}")
+        raise UserError(f"{where}: {key} must be a section with keys, not {_quote(value)}")
     if kind is Task:
         return _build_task(value, where, key)
     if kind is Ranges:  # [low, high] stands for [[low, high]]
@@ -261,7 +347,8 @@ def _build_dataclass(kind, value, where, key):
     prefix, names = f"{key}." if key else "", [field.name for field in fields]
     for name in value:
         if name not in names:
-            raise UserError(f"{where}: unknown key {prefix}{name}{did_you_mean(name, names)}")
+            raise UserError(f"{where}: unknown key {prefix}{_quote(name) if not isinstance(name, str) else name[:80]}"
+                            f"{did_you_mean(str(name)[:80], names)}")
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in value:
             raise UserError(f"{where}: {prefix}{field.name} must be given")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from palette_ms import errors
+from palette_ms.data.files import expand, identity
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
 
@@ -13,10 +14,10 @@ def main():
     parser = argparse.ArgumentParser(
         prog="python -m palette_ms.convert", description=__doc__,
         epilog="PyTorch is not needed, and nothing that a .pth file asks for is run.")
-    parser.add_argument("--input", required=True, type=Path,
+    parser.add_argument("--input", required=True, type=expand,
                         help=".pth, .pt or .safetensors of the PyTorch Palette port or of guided-diffusion; "
                              "MindSpore's .ckpt with its YAML beside it; with --to torch: a checkpoint of this program")
-    parser.add_argument("--output", required=True, type=Path, help="the file to write")
+    parser.add_argument("--output", required=True, type=expand, help="the file to write")
     parser.add_argument("--to", choices=("palette_ms", "torch"), default="palette_ms",
                         help="torch: write the state dict that the PyTorch program loads")
     parser.add_argument("--arch", choices=("palette", "adm"), help="default: by the names of the tensors")
@@ -29,8 +30,9 @@ def main():
     args = parser.parse_intermixed_args()
     if args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder; it must be a file")
-    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
-        raise UserError(f"--output {args.output} is the input: choose another name")
+    for given in (args.input, args.config and Path(args.config)):
+        if given and identity(args.output) == identity(given) is not None:
+            raise UserError(f"--output {args.output} is the input: choose another name")
 
     from palette_ms.checkpoint import Checkpoint, save_checkpoint
     from palette_ms.torch_weights.conversion import convert, export

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import os
 import re
-from pathlib import Path
 
 from palette_ms import errors, runtime
+from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import METRICS
 from palette_ms.evaluation.report import evaluate, match
@@ -14,16 +15,16 @@ from palette_ms.tasks.imports import add_import
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.evaluate", description=__doc__)
-    parser.add_argument("--reference", required=True, type=Path, help="folder of the originals")
-    parser.add_argument("--restored", required=True, type=Path,
+    parser.add_argument("--reference", required=True, type=expand, help="folder of the originals")
+    parser.add_argument("--restored", required=True, type=expand,
                         help="folder of what was made of them, by the same names; NAME_0, NAME_1, … are samples of "
                              "NAME, whose values are averaged")
     parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(METRICS)} (default: %(default)s)")
-    parser.add_argument("--mask", type=Path, help="folder of masks by the same names: only their white pixels count")
+    parser.add_argument("--mask", type=expand, help="folder of masks by the same names: only their white pixels count")
     parser.add_argument("--range", type=limits, metavar="LOW,HIGH",
                         help="what the values span, such as 0,1 or, with =, --range=-1,1: needed for floats (default: "
                              "what 8 or 16 bits do)")
-    parser.add_argument("--output", type=Path, help="JSON file for the report, with the values of each picture")
+    parser.add_argument("--output", type=expand, help="JSON file for the report, with the values of each picture")
     parser.add_argument("--device", default="auto", help="over which ranks of msrun meet: auto (default), Ascend, GPU "
                                                          "or CPU; the metrics are computed by the CPU")
     add_import(parser)
@@ -33,8 +34,8 @@ def main():
     for name in metrics:
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r}: {', '.join(METRICS)}")
-    if args.output and args.output.is_dir():
-        raise UserError(f"--output {args.output} is a folder; it must be a file, such as report.json")
+    if args.output:
+        check_output(args.output)
     pairs = match(args.reference, args.restored, args.mask)
 
     if runtime.started_by_msrun():  # one process does without MindSpore
@@ -63,19 +64,30 @@ def limits(text):
     return low, high
 
 
+def check_output(path):
+    """Raises UserError where a report would not be a JSON file, or take the place of something else than a report."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; it must be a file, such as report.json")
+    if path.suffix.lower() != ".json":
+        raise UserError(f"--output {path} must end in .json")
+    if os.path.lexists(path):
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            earlier = all({"mean", "pictures", "values"} <= figures.keys() for figures in held.values())
+        except (OSError, ValueError, AttributeError, RecursionError):
+            earlier = False
+        if not earlier:
+            raise UserError(f"--output {path} is there and no report: choose another name")
+
+
 def write(report, path):
     """The report as JSON, whole or not at all."""
     text = json.dumps(report, indent=2)
     # JSON has no word for infinity, but a number too large for a double, which readers take for it.
     text = re.sub(r"(?<=: )Infinity(?=,?$)", "1e999", text, flags=re.M)
-    temporary = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

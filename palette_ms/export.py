@@ -1,6 +1,7 @@
 """python -m palette_ms.export: write a checkpoint's network, or a whole chain, for other programs to run."""
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from palette_ms import errors, runtime
+from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
 
@@ -21,7 +23,7 @@ def main():
         epilog="The file takes pictures of one size. It is run before it is put in its place, and must give what the "
                "network gives here. docs/export.md tells what its inputs are.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
-    parser.add_argument("--output", required=True, type=Path, help="the file to write: .onnx or .mindir")
+    parser.add_argument("--output", required=True, type=expand, help="the file to write: .onnx or .mindir")
     parser.add_argument("--format", choices=[suffix[1:] for suffix in FORMATS], help="default: the output's suffix")
     parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="of the pictures (default: as trained)")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
@@ -104,7 +106,8 @@ def write(cell, inputs, path):
     from palette_ms.unet.onnx import export
 
     with TemporaryDirectory() as scratch:
-        exported = Path(scratch) / path.name.replace(" ", "_")
+        # MindSpore takes few signs in names; beside a MINDIR file it writes a folder, whose name that holds.
+        exported = Path(scratch) / re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
         tensors = [Tensor(array) for array in inputs.values()]
         expected = cell(*tensors).asnumpy()
         export(cell, tensors, exported)
@@ -115,7 +118,6 @@ def write(cell, inputs, path):
             raise UserError(f"the exported file does not say what the network says (relative error {error:.1e}), and "
                             "was not kept")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             for file in written:
                 put(file, path if file == graph else path.with_name(file.name))
         except OSError as error:
@@ -135,20 +137,24 @@ def answer(path, arrays):
 
 
 def put(source, path):
-    """Copy a file or folder to its place, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        if source.is_dir():
-            shutil.copytree(source, part, copy_function=shutil.copyfile)
-            part.chmod(0o755)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+    """Copy a file, or a folder of a MINDIR's weights, to its place, whole or not at all.
+
+    Raises:
+        UserError: a folder of that name holds something else.
+    """
+    if not source.is_dir():
+        with replacing(path) as part:
             shutil.copyfile(source, part)  # without its mode: MindSpore writes files that cannot be written again
+        return
+    if path.exists() and not (path.is_dir() and all(re.fullmatch(r"data_\d+", file.name) for file in path.iterdir())):
+        raise UserError(f"{path}, where the weights are to be, is there already: choose another --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".palette_ms.", dir=path.parent) as scratch:
+        part = Path(scratch) / path.name
+        shutil.copytree(source, part, copy_function=shutil.copyfile)
+        part.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
         part.replace(path)
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

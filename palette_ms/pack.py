@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from palette_ms import errors
+from palette_ms.data.files import expand
 from palette_ms.data.forms import Arrays, Photo
 from palette_ms.data.sources import decode, map_rows, mindrecord_files, open_source, reason
 from palette_ms.errors import UserError
@@ -51,7 +52,7 @@ def pack(path, output, shards=1, overwrite=False, arrays=False):
     """
     from mindspore.mindrecord import FileWriter
 
-    path, output = Path(path), Path(output)
+    path, output = expand(path), expand(output)
     if not re.fullmatch(r"(?! )[^\\:*?\"<>|`&';]+\.mindrecord", output.name):
         raise UserError(f"output {output} must end in .mindrecord, with none of \\ : * ? \" < > | ` & ' ; in its name")
     if not 1 <= shards <= 1000:
@@ -69,7 +70,8 @@ def pack(path, output, shards=1, overwrite=False, arrays=False):
         name = pictures[source.columns.index("target")][0]
         if sum(len(data) for _, data in pictures) > _PAGE - 1024:  # room for their lengths
             raise UserError(f"{name} is larger than {_PAGE / 2**20:g} MB, the most that can be packed")
-        return {"name": os.path.relpath(name, base), **values}
+        name = os.path.relpath(name, base).encode("utf-8", "backslashreplace").decode()  # it may not be UTF-8
+        return {"name": name, **values}
 
     columns = {"name": {"type": "string"}, **{column: {"type": "bytes"} for column in source.columns}}
     try:

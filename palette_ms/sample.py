@@ -11,15 +11,14 @@ import cv2
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
-from palette_ms.data.files import (at_work, clear_parts, expand, find, identity, plain_name, result_names, stem,
-                                   tell_left_out)
+from palette_ms.data.files import at_work, expand, find, identity, plain_name, result_names, stem, tell_left_out
 from palette_ms.data.forms import Photo
 from palette_ms.data.images import further_frames, no_pictures
 from palette_ms.data.readers import ARRAY_SUFFIXES
+from palette_ms.data.results import RECORD, Results, Work, digest
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
-from palette_ms.results import RECORD, Results, Work, digest
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
@@ -29,8 +28,8 @@ BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: se
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
-    parser.add_argument("--input", type=expand, nargs="+", help="pictures, or folders of pictures; left out for a model "
-                                                                "that makes pictures from nothing")
+    parser.add_argument("--input", type=expand, nargs="+",
+                        help="pictures, or folders of pictures; left out for a model that makes pictures from nothing")
     parser.add_argument("--output", required=True, type=expand,
                         help="folder for the results, or of one picture the result's name, such as result.png: PNG, or "
                              "such files as the model was trained with")
@@ -107,7 +106,8 @@ def main():
         raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
     if args.label is not None:
         raise UserError("--class is for models that make pictures from nothing")
-    pictures = found(args.input, args.output, palette.forms[0].suffixes)
+    masks = [value for ask in known_asks() for value in [getattr(args, ask.name)] if isinstance(value, str)]
+    pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
     restore(palette, works(pictures, args.output, one, palette.forms), args)
 
 
@@ -126,14 +126,14 @@ def sampling(args, palette, task):
     return {**options, "sampler": chosen.sampler, "steps": chosen.steps}
 
 
-def found(sources, output, suffixes):
-    """(path, relative path that names it among all) of pictures and of those in folders, none twice. Of several
-    sources, a folder's own name comes before its pictures'."""
+def found(sources, output, masks, suffixes):
+    """(path, relative path that names it among all) of pictures and of those in folders, none twice, but for those in
+    the folders of results and masks. Of several sources, a folder's own name comes before its pictures'."""
     pictures = {}
     for source in sources:
         files, names = [source], [source.name]
         if source.is_dir():
-            files, left_out = find(source, suffixes, output)
+            files, left_out = find(source, suffixes, [output, *masks])
             if identity(source) == identity(output):
                 earlier, count = Results(output).lines, len(files)
                 files = [file for file in files if str(file.relative_to(source)) not in earlier]
@@ -218,8 +218,6 @@ def make(palette, work, args, make_one, files, how):
             if problem:
                 problems[one] = UserError(problem)
         if runtime.rank() == 0:
-            for place in {path.parent for some in paths.values() for path in some}:
-                clear_parts(place)
             results.tell_left_overs(work, [path for some in paths.values() for path in some], run,
                                     args.first_sample > 0)
         runtime.sum_over_ranks(0)  # none writes before all have looked

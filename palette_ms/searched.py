@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from palette_ms.data.files import replacing
 from palette_ms.errors import UserError
 
 
@@ -42,12 +43,9 @@ def save_steps(checkpoint, found):
     tasks = load_steps(checkpoint)
     for task, ways in found.items():
         tasks[task] = {**tasks.get(task, {}), **ways}
-    temporary = path.with_suffix(".part")
     try:
-        temporary.write_text(json.dumps({"sha256": checkpoint.sha256, "tasks": tasks}) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps({"sha256": checkpoint.sha256, "tasks": tasks}) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

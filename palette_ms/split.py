@@ -6,12 +6,12 @@ import hashlib
 import io
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from palette_ms import errors
 from palette_ms.data.duplicates import group_duplicates, perceptual_hashes
+from palette_ms.data.files import expand, replacing
 from palette_ms.data.forms import Arrays, Photo
 from palette_ms.data.sources import Files, map_rows, open_source
 from palette_ms.errors import UserError
@@ -51,7 +51,7 @@ def split(path, output, validation=0.1, overwrite=False, arrays=False):
         UserError: see `open_source`; an archive or MindRecord; a share out of range; lists that are there or cannot be
             written; a side that would be empty.
     """
-    path, output = Path(path), Path(output)
+    path, output = expand(path), expand(output)
     if not 0 < validation < 1:
         raise UserError(f"--validation must be between 0 and 1, not {validation}")
     form = Arrays() if arrays else Photo()
@@ -59,6 +59,11 @@ def split(path, output, validation=0.1, overwrite=False, arrays=False):
     if not isinstance(source, Files):
         raise UserError(f"a list cannot name what is in {path}: unpack it and split the folder (palette_ms.pack packs "
                         "lists too)")
+    fitting = [row for row in source.rows if all(_can_stand(str(name), source.columns) for name in row)]
+    if len(fitting) < len(source):
+        print(f"left out of the lists: {len(source) - len(fitting)} pictures whose names are not UTF-8, have line "
+              "breaks or end in blanks; rename them", file=sys.stderr)
+    source = Files(fitting, source.columns)
     ending = ".csv" if source.paired else ".txt"
     lists = [output / f"{name}{ending}" for name in ("train", "validation")]
     for file in lists:
@@ -117,31 +122,32 @@ def choose_sides(groups, digests, validation):
 
 def _write(lists, chosen, columns):
     """The lists, with paths relative to their folder, under temporary names first."""
-    temporary = [path.with_name(path.name + ".part") for path in lists]
     try:
-        lists[0].parent.mkdir(parents=True, exist_ok=True)
         folder = lists[0].parent.resolve()
-        for path, rows in zip(temporary, chosen):
-            rows = [[os.path.relpath(file, folder) for file in row] for row in rows]
-            with open(path, "w", encoding="utf-8", newline="") as file:
-                if len(columns) > 1:
-                    csv.writer(file).writerows([columns, *rows])
-                else:
-                    file.writelines(_line(name) for name, in rows)
-        for part, path in zip(temporary, lists):
-            part.replace(path)
-    except (OSError, UnicodeEncodeError) as error:
+        with replacing(lists[0]) as first, replacing(lists[1]) as second:
+            for path, rows in zip((first, second), chosen):
+                rows = [[os.path.relpath(file, folder) for file in row] for row in rows]
+                with open(path, "w", encoding="utf-8", newline="") as file:
+                    if len(columns) > 1:
+                        csv.writer(file).writerows([columns, *rows])
+                    else:
+                        file.writelines(_line(name) for name, in rows)
+    except OSError as error:
         raise UserError(f"cannot write {lists[0]} and {lists[1].name}: {error}") from None
-    finally:
-        for part in temporary:
-            part.unlink(missing_ok=True)
+
+
+def _can_stand(name, columns):
+    """Whether a file's name can stand in a list or table."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(columns) > 1 or ("\n" not in name and name == name.rstrip())
 
 
 def _line(name):
     if name.startswith("#") or name != name.lstrip():
         name = f"./{name}"
-    if "\n" in name or name != name.strip():
-        raise UserError(f"the name of {name!r} cannot stand in a list: rename it")
     return f"{name}\n"
 
 

@@ -13,7 +13,8 @@ def main():
     parser.add_argument("overrides", nargs="*", metavar="key=value",
                         help="replaces a value of the config, such as data.path=photos training.steps=20000")
     parser.add_argument("--resume", metavar="auto|PATH",
-                        help="go on from the newest training state in training.output, or from this one")
+                        help="go on from the newest training state in training.output (auto: or start where there is "
+                             "none; latest), in another folder, or from this one")
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     add_import(parser)
     args = parser.parse_intermixed_args()

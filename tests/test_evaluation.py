@@ -209,10 +209,10 @@ def test_beside_a_picture_of_eight_bits_sixteen_are_scaled(tmp_path, monkeypatch
 
 MISTAKES = {
     "unknown metric": (lambda folder: None, ["--metrics", "psnr,mse"], "unknown metric 'mse': psnr, ssim, ab_error"),
-    "missing": (lambda folder: [path.unlink() for path in folder.glob("restored/b_png_*")], [],
-                "restored lacks 1 of the 3 pictures of .*reference: b_png$"),
-    "surplus": (lambda folder: write(folder, {"restored/c.png": PHOTO}), [],
-                "restored has 1 that .*reference lacks: c.png$"),
+    "no partners": (lambda folder: (folder / "restored").rename(folder / "old") and write(
+        folder, {"restored/c.png": PHOTO}), [], "no picture to compare: .*restored lacks 3 of the 3 pictures of "
+        ".*reference: b_bmp, b_png, in/a; .*restored has 1 that .*reference lacks: c.png$"),
+    "no report": (lambda folder: write(folder, {"a.png": PHOTO}), ["--output", "a.png"], "must end in .json"),
     "fewer samples": (lambda folder: (folder / "restored" / "b_png_1.png").unlink(), [],
                       "2 samples of .* and 1 of b_png"),
     "another size": (lambda folder: write(folder, {"restored/b_png_1.png": PHOTO[:100]}), [],
@@ -221,13 +221,32 @@ MISTAKES = {
                    "1 of 3 pictures could not be compared"),
     "no folder": (lambda folder: None, ["--mask", "nowhere"], "no such folder: nowhere"),
     "no masks": (lambda folder: write(folder, {"masks/x.png": PHOTO}), ["--mask", "masks"],
-                 "masks lacks 3 of the 3 pictures of .*reference: b_bmp, b_png, in/a$"),
+                 "no picture to compare.*masks lacks 3 of the 3 pictures of .*reference: b_bmp, b_png, in/a$"),
     "empty masks": (lambda folder: write(folder, {"masks/in/a.png": 0 * PHOTO, "masks/b.png": 0 * PHOTO[:, ::-1],
                                                   "masks/b.bmp": 0 * PHOTO}),
                     ["--mask", "masks"], "3 of 3 pictures could not be compared"),
     "folder for a file": (lambda folder: None, ["--output", "."], "it must be a file"),
     "file for a folder": (lambda folder: (folder / "out").write_bytes(b""), [], "cannot write .*report.json"),
 }
+
+
+def test_pictures_without_a_partner_are_left_out_and_counted(folders, monkeypatch, capsys):
+    for path in folders.glob("restored/b_png_*"):
+        path.unlink()
+    write(folders, {"restored/c.png": PHOTO})
+    assert run(monkeypatch, folders)["psnr"]["pictures"] == 2
+    told, = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert "lacks 1 of the 3 pictures" in told and "reference: b_png; " in told and told.endswith("lacks: c.png")
+
+
+def test_a_report_takes_the_place_of_a_report_alone(folders, monkeypatch):
+    run(monkeypatch, folders)
+    run(monkeypatch, folders)
+    other = folders / "package.json"
+    other.write_text('{"name": "mine"}')
+    with pytest.raises(UserError, match="is there and no report"):
+        run(monkeypatch, folders, "--output", other)
+    assert other.read_text() == '{"name": "mine"}'
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

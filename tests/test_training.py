@@ -204,9 +204,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(photos, tmp_p
     parts = dataclasses.replace(whole, training=dataclasses.replace(whole.training, output=str(tmp_path / "parts")))
     run(dataclasses.replace(parts, training=dataclasses.replace(parts.training, steps=2)))
     (tmp_path / "parts" / "state_0000003.safetensors").write_bytes(b"cut off")
-    (tmp_path / "parts" / "state_0000003.safetensors.9.part").write_bytes(b"killed while it was written")
+    (tmp_path / "parts" / ".palette_ms.9.1.part").write_bytes(b"killed while it was written")
+    (tmp_path / "parts" / "film.mkv.part").write_bytes(b"a download under way")
     run(parts, resume="auto")
-    assert not list((tmp_path / "parts").glob("*.part"))
+    assert [path.name for path in (tmp_path / "parts").glob("*.part")] == ["film.mkv.part"]
     for group in ("weights", "ema", "optimizer"):
         expected = Checkpoint(tmp_path / "whole" / "state_0000004.safetensors").tensors(group)
         actual = Checkpoint(tmp_path / "parts" / "state_0000004.safetensors").tensors(group)

@@ -14,6 +14,8 @@ from palette_ms.errors import UserError
 
 # What other programs and systems keep beside a user's files, besides what is hidden.
 _OTHERS = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
+# Of files with other suffixes than pictures these are not worth a word.
+TEXTS = {".txt", ".md", ".json", ".jsonl", ".csv", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db", ".py"}
 _PART = re.compile(r"\.palette_ms\.\d+\.\d+\.part")
 _parts = 0  # temporary names that this process has given
 
@@ -28,7 +30,7 @@ def is_others(name):
     return name.startswith(".") or name.lower() in _OTHERS
 
 
-def find(folder, suffixes, leave_out=None):
+def find(folder, suffixes, leave_out=()):
     """All files below a folder that have some suffixes, but for hidden ones and those of `is_others`.
 
     Linked folders are followed, each once and never in a circle.
@@ -36,12 +38,12 @@ def find(folder, suffixes, leave_out=None):
     Args:
         folder: a path.
         suffixes: in lower case.
-        leave_out: a folder below this one that does not count, such as the one for results; or None.
+        leave_out: folders below this one that do not count, such as the one for results.
 
     Returns: (list of paths, sorted; `Counter` of why others were left out).
     """
     found, left_out, linked = [], Counter(), set()
-    leave_out = None if leave_out is None else identity(leave_out)
+    leave_out = {None, *map(identity, leave_out)}
 
     def search(folder, above):
         try:
@@ -55,7 +57,7 @@ def find(folder, suffixes, leave_out=None):
                 continue
             if _follow(entry.is_dir):
                 place = identity(entry.path)
-                if place in (None, leave_out):
+                if place in leave_out:
                     continue
                 if entry.is_symlink() and (place in above or place in linked):
                     left_out["links to folders that are there already"] += 1
@@ -68,11 +70,16 @@ def find(folder, suffixes, leave_out=None):
                          else "pipes or devices"] += 1
             elif suffix in suffixes:
                 found.append(Path(folder, entry.name))
-            else:
-                left_out[f"other files ({suffix or 'no suffix'})"] += 1
+            elif suffix not in TEXTS:
+                left_out[other_files(suffix)] += 1
 
     search(folder, {identity(folder)})
     return sorted(found), left_out
+
+
+def other_files(suffix):
+    """Why a file of a suffix was left out."""
+    return f"files that end in {suffix}" if suffix else "files without a suffix"
 
 
 def _follow(question):
@@ -95,7 +102,7 @@ def identity(path):
 def tell_left_out(place, left_out):
     """One line on stderr about what `find` left out, if anything."""
     if left_out:
-        told = ", ".join(f"{count} {why}" for why, count in left_out.most_common(6))
+        told = ", ".join(f"{why}: {count}" for why, count in left_out.most_common(6))
         tqdm.write(f"left out of {place}: {told}{', …' if len(left_out) > 6 else ''}", file=sys.stderr)
 
 

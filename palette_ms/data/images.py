@@ -143,10 +143,10 @@ def check_regular(path):
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
 
 
-def further_frames(path):
-    """How many frames or pages a picture file has besides the first."""
+def further_frames(source):
+    """How many frames or pages a picture file, a path or an open file, has besides the first."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             # Of MPO, which cameras write, the further ones are the same picture for other screens.
             return 0 if image.format == "MPO" else getattr(image, "n_frames", 1) - 1
     except Exception:  # of a damaged one is told elsewhere
@@ -159,7 +159,7 @@ def is_picture(path, suffixes=SUFFIXES):
     return path.suffix.lower() in suffixes and not any(is_others(part) for part in path.parts if part != "..")
 
 
-def list_images(folder, suffixes=SUFFIXES, leave_out=None):
+def list_images(folder, suffixes=SUFFIXES, leave_out=()):
     """All picture files below a folder, sorted by name; what was left out is told in a line on stderr.
 
     Args:

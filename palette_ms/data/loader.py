@@ -1,6 +1,7 @@
 """Pictures of a source → training batches, each a pure function of the seed and the batch's number."""
 
 import functools
+import io
 import itertools
 import math
 import os
@@ -11,7 +12,8 @@ import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
-from palette_ms.data.forms import forms
+from palette_ms.data.forms import Photo, forms
+from palette_ms.data.images import further_frames
 from palette_ms.data.sources import Row, complaint, decode, open_source
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule, make_gamma_schedule
 from palette_ms.errors import UserError
@@ -61,7 +63,8 @@ class Pictures:
         self._cache = {}
         self._room = cache_mb * 2**20
         self._lock = Lock()
-        self._told = 0
+        self._with_frames = None  # the name of the first found with more than one
+        self._told = 0, None
 
     def __len__(self):
         return len(self.source)
@@ -79,11 +82,15 @@ class Pictures:
             if i in self.unreadable:
                 continue
             try:
-                row = decode(self.source.read(i), self.forms, self.enough)
+                encoded = self.source.read(i)
+                row = decode(encoded, self.forms, self.enough)
             except UserError as error:
                 self.unreadable[i] = str(error)
                 continue
             size = sum(array.nbytes for array in row if array is not None)
+            name, data = encoded[-1]
+            if not self._with_frames and isinstance(self.forms[1], Photo) and further_frames(io.BytesIO(data)):
+                self._with_frames = name
             with self._lock:
                 if i not in self._cache and size <= self._room:
                     self._room -= size
@@ -92,12 +99,17 @@ class Pictures:
         raise UserError(f"none of the {len(self)} pictures can be read; the first: {self.unreadable[0]}")
 
     def complaint(self):
-        """One line that counts the unreadable ones, where there are more than at the last call; else None."""
+        """One line that counts the unreadable ones and names the first with further frames, where there are more than
+        at the last call; else None."""
         reasons = list(self.unreadable.values())
-        if len(reasons) == self._told:
+        if (len(reasons), self._with_frames) == self._told:
             return None
-        self._told = len(reasons)
-        return complaint(reasons, self.source)
+        lines = [complaint(reasons, self.source)] if reasons else []
+        if self._with_frames:
+            lines.append(f"some pictures have further frames or pages, of which the first alone counts; the first such "
+                         f"picture: {self._with_frames}")
+        self._told = len(reasons), self._with_frames
+        return "; ".join(lines)
 
 
 def crop(row, forms, size, min_scale, flip, rng):
@@ -191,7 +203,7 @@ class TrainingBatches:
         self.rank, self.ranks = rank, ranks
         self.dropout_numbers = 0
         self.forms = forms(data)
-        source = open_source(data.path, self.forms[1].suffixes, config.training.output)
+        source = open_source(data.path, self.forms[1].suffixes, [config.training.output])
         pairs = [task.name for task in config.tasks if task.needs_pairs]
         if source.paired != bool(pairs):
             raise UserError(f"{data.path} holds pairs: they need the task paired, or another for pairs"

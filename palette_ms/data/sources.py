@@ -6,7 +6,9 @@ processes may read at once.
 """
 
 import csv
+import hashlib
 import io
+import os
 import re
 import stat
 import struct
@@ -23,7 +25,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms.data.files import expand, link_target, resolve_links, tell_left_out
+from palette_ms.data.files import TEXTS, expand, is_others, link_target, other_files, resolve_links, tell_left_out
 from palette_ms.data.forms import Arrays, Unfit
 from palette_ms.data.images import SUFFIXES, is_picture, list_images, no_pictures
 from palette_ms.data.readers import read_file
@@ -35,7 +37,7 @@ _UNPACKERS = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz
 _BLOCK = 32  # rows whose results wait in memory
 
 
-def open_source(path, suffixes=SUFFIXES, leave_out=None):
+def open_source(path, suffixes=SUFFIXES, leave_out=()):
     """The source that a path stands for.
 
     Args:
@@ -44,7 +46,7 @@ def open_source(path, suffixes=SUFFIXES, leave_out=None):
             is white where the target is to be made; an archive (.zip, .tar) with folders in it or without; MindRecord
             (.mindrecord), as `palette_ms.pack` writes it. Paths in lists and tables are relative to these.
         suffixes: of the files that count in folders and archives, in lower case.
-        leave_out: a folder below a folder that does not count; or None.
+        leave_out: folders below a folder that do not count.
 
     Raises:
         UserError: there is no such thing, it is of another kind or damaged, or has no pictures.
@@ -216,8 +218,9 @@ def _linked(path, links, members):
 def _pictures(path, members, suffixes):
     """Those of an archive's members by their names; of others a line is said. Raises UserError: there are none."""
     pictures = {name: member for name, member in members.items() if is_picture(name, suffixes)}
-    tell_left_out(path, Counter(f"other files ({name.suffix.lower() or 'no suffix'})" for name in members
-                                if name not in pictures and name.suffix.lower() not in suffixes))
+    others = (name for name in members if name not in pictures and not any(map(is_others, name.parts)))
+    tell_left_out(path, Counter(other_files(name.suffix.lower()) for name in others
+                                if name.suffix.lower() not in (*TEXTS, *suffixes)))
     if not pictures:
         raise no_pictures(path, suffixes)
     return pictures
@@ -332,6 +335,20 @@ def _other_size(name, array, target_name, target):
     (height, width), (wanted_height, wanted_width) = array.shape[:2], target.shape[:2]
     return Unfit(f"{name} is {width}×{height}, {target_name} {wanted_width}×{wanted_height} (width × height): they "
                  "must be the same")
+
+
+def fingerprint(source):
+    """What tells a source's set of pictures from others: their number, and a digest of their names, wherever they lie.
+
+    Returns: dict for JSON.
+    """
+    if isinstance(source, MindRecord):
+        return {"number": len(source), "names": source.path.name}
+    names = [str(name) for name, _ in source.members] if isinstance(source, Archive) else \
+        [os.path.abspath(path) for row in source.rows for path in row]
+    above = 0 if isinstance(source, Archive) else len(os.path.commonpath(map(os.path.dirname, names)))
+    names = "\0".join(name[above:] for name in names).encode("utf-8", "surrogateescape")
+    return {"number": len(source), "names": hashlib.sha256(names).hexdigest()[:16]}
 
 
 def complaint(left_out, source):

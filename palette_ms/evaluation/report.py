@@ -9,9 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from palette_ms import runtime
+from palette_ms.data.files import by_name, find, tell_left_out
 from palette_ms.data.forms import Arrays, OtherChannels, Photo, Unfit
-from palette_ms.data.images import SUFFIXES, is_picture, list_images, result_names
+from palette_ms.data.images import SUFFIXES, no_pictures
 from palette_ms.data.readers import ARRAY_SUFFIXES
+from palette_ms.data.results import Results
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import METRICS
 
@@ -29,22 +31,30 @@ def match(reference, restored, masks=None):
     """The `Pair`s of two folders, in the order of their names.
 
     Pictures belong together by their paths below the folders without suffixes. `NAME_0`, `NAME_1`, … are samples of
-    NAME, unless every reference has a result of its very name.
+    NAME, unless every reference has a result of its very name. In a folder that `sample` wrote, its record says what is
+    of what, and which results are left over from earlier runs. Those and pictures without a counterpart are left out,
+    which a line on stderr says.
 
     Args:
         reference, restored: folders.
-        masks: a folder with a mask for each reference, or None.
+        masks: a folder with masks for the references, or None.
 
     Raises:
-        UserError: a folder is missing or empty, a picture has no counterpart, or one has more samples than another.
+        UserError: a folder is missing or empty, no picture has its counterparts, or one has more samples than another.
     """
-    references, results = _by_name(reference), _by_name(restored)
-    masks_of = {} if masks is None else _by_name(masks)
+    folders = [folder for folder in (reference, restored, masks) if folder is not None]
+    references, results, *masks_of = (_by_name(folder, folders) for folder in folders)
+    lines = Results(restored).lines
     plain = references.keys() <= results.keys()
-    samples, surplus = {}, []
+    samples, surplus, earlier = {}, [], []
     for name, path in results.items():
+        line = lines.get(str(path.relative_to(restored)), {})
         numbered = re.fullmatch(r"(.+)_\d+", name, re.S)
-        if not plain and numbered and numbered[1] in references:
+        if line.get("left_over"):
+            earlier.append(path.relative_to(restored))
+        elif line.get("of") in references:
+            samples.setdefault(line["of"], []).append(path)
+        elif not plain and numbered and numbered[1] in references:
             samples.setdefault(numbered[1], []).append(path)
         elif name in references:
             samples.setdefault(name, []).append(path)
@@ -52,24 +62,36 @@ def match(reference, restored, masks=None):
             surplus.append(path.relative_to(restored))
     lacking = f"of the {len(references)} pictures of {reference}"
     problems = [(f"{restored} lacks", lacking, sorted(references.keys() - samples.keys())),
-                (f"{restored} has", f"that {reference} lacks", surplus)]
-    if masks is not None:
-        problems.append((f"{masks} lacks", lacking, sorted(references.keys() - masks_of.keys())))
-    told = [f"{who} {len(names)} {what}: {', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''}"
-            for who, what, names in problems if names]
+                (f"{restored} has", f"that {reference} lacks", surplus),
+                (f"{restored} has", "left over from earlier runs", earlier)]
+    if masks_of:
+        problems.append((f"{masks} lacks", lacking, sorted(references.keys() - masks_of[0].keys())))
+    told = "; ".join(f"{who} {len(names)} {what}: {', '.join(map(str, names[:3]))}{', …' if len(names) > 3 else ''}"
+                     for who, what, names in problems if names)
+    names = [name for name in sorted(samples) if not masks_of or name in masks_of[0]]
+    if not names:
+        raise UserError(f"no picture to compare: {told}")
     if told:
-        raise UserError("; ".join(told))
-    fewest, most = (choose(samples, key=lambda name: len(samples[name])) for choose in (min, max))
+        print(f"left out: {told}", file=sys.stderr)
+    fewest, most = (choose(names, key=lambda name: len(samples[name])) for choose in (min, max))
     if len(samples[fewest]) < len(samples[most]):
         raise UserError(f"{restored} has {len(samples[most])} samples of {most} and {len(samples[fewest])} of "
                         f"{fewest}: restore again into an empty folder")
-    return [Pair(name, path, samples[name], masks_of.get(name)) for name, path in sorted(references.items())]
+    return [Pair(name, references[name], samples[name], masks_of[0][name] if masks_of else None) for name in names]
 
 
-def _by_name(folder):
-    """Of a folder without pictures, its arrays."""
-    pictures = list_images(folder, SUFFIXES if any(map(is_picture, Path(folder).rglob("*"))) else ARRAY_SUFFIXES)
-    return {name.as_posix(): path for name, path in zip(result_names(pictures, folder), pictures)}
+def _by_name(folder, folders):
+    """The pictures of a folder, or of one without any its arrays; not those of the others below it."""
+    folder, others = Path(folder), [other for other in folders if Path(other) != Path(folder)]
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    files, left_out = find(folder, SUFFIXES, others)
+    if not files:
+        files, left_out = find(folder, ARRAY_SUFFIXES, others)
+    tell_left_out(folder, left_out)
+    if not files:
+        raise no_pictures(folder, ARRAY_SUFFIXES)
+    return by_name(folder, ARRAY_SUFFIXES, files)
 
 
 def measure(pair, metrics, limits=None):
@@ -106,7 +128,7 @@ def _form_and_span(pair, limits):
     if limits is not None:
         return Arrays(), limits[1] - limits[0]
     paths, found = (pair.reference, *pair.samples), {}
-    pictures = all(map(is_picture, paths))
+    pictures = all(path.suffix.lower() in SUFFIXES for path in paths)
     for path in paths:
         try:
             array = Arrays().read(path)

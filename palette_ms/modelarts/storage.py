@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from palette_ms.data.files import replacing
 from palette_ms.errors import UserError
 
 
@@ -80,9 +81,8 @@ class Mirror:
             path = self.folder / name
             if any(path.match(pattern) for pattern in patterns):
                 if not path.exists():
-                    part = path.with_name(f"{name}.part")
-                    self._files.copy(f"{self.url}/{name}", str(part))
-                    part.replace(path)
+                    with replacing(path) as part:
+                        self._files.copy(f"{self.url}/{name}", str(part))
                 self._sent[name] = _state(path)
         if exactly:
             for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:

@@ -1,11 +1,12 @@
 """The training run: batches through the compiled step, states written, samples looked at."""
 
 import dataclasses
+import json
 import os
 import signal
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import mindspore as ms
@@ -14,11 +15,13 @@ from mindspore import Tensor, nn
 
 from palette_ms import runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
+from palette_ms.data.files import at_work, clear_parts, expand
 from palette_ms.data.forms import Photo, Ranges, forms
 from palette_ms.data.images import grid, save_atomically
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.data.readers import read_array
 from palette_ms.data.scan import find_ranges
+from palette_ms.data.sources import fingerprint
 from palette_ms.diffusion.denoisers import LabelledUNet
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
@@ -35,6 +38,12 @@ from palette_ms.training.teacher import open_teacher
 MODEL_FILE = "model.safetensors"
 _LABELS = "label_embedding"  # of a network's parameters
 _STATE_PATTERN = "state_*.safetensors"
+# Of a config, what may change in a run without a word: where it writes and how often, not what is computed.
+_FREE = {"data.path", "data.validation", "data.workers", "data.cache_mb", "data.ranges", "data.result",
+         "training.output", "training.steps", "training.max_minutes", "training.log_every", "training.sample_every",
+         "training.sample_steps", "training.save_every", "training.keep", "training.profile", "training.init_from",
+         "training.max_skipped", "training.recompute", "training.shard_optimizer", "training.jit_level",
+         "distillation.teacher"}
 _SAMPLE_PICTURES = 6
 _VOTE_SECONDS, _MOST_STEPS = 1.0, 100  # between two votes of the ranks, whichever is sooner; but never below one step
 
@@ -194,12 +203,18 @@ class Trainer:
                 if not np.isfinite(array).all():
                     raise Stopped(f"stopped at step {self.step}: {name} is not finite any more, so that no state was "
                                   "written; --resume auto goes on from the last one", NOT_FINITE)
-        save_checkpoint(path, self.config, self.step, self.pictures_seen(), weights, ema, optimizer)
+        save_checkpoint(path, self.config, self.step, self.pictures_seen(), weights, ema, optimizer,
+                        run=self.surroundings() if optimizer else None)
+
+    def surroundings(self):
+        """What the run has besides its config, for training states: a dict for JSON."""
+        return {"ranks": runtime.ranks(), "pictures": fingerprint(self.batches.pictures.source)}
 
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none or of another network."""
         arrays, parameters = checkpoint.tensors("optimizer"), self._optimizer_parameters()
-        if arrays.keys() != parameters.keys() | self._nothing_gathered().keys():
+        # Between steps, what is gathered of gradients is zeros, whatever the accumulation was.
+        if {name for name in arrays if not name.startswith("gathered.")} != parameters.keys():
             raise UserError(f"{checkpoint.path} cannot be resumed: it holds no optimizer state for this config; "
                             "to start from its weights, set training.init_from")
         if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
@@ -435,6 +450,79 @@ def find_state(output, say):
     return None
 
 
+def open_state(resume, output, say):
+    """The training state that a user's `--resume` stands for.
+
+    Args:
+        resume: "auto" (the newest state in a folder, or None), "latest" (the newest one), another folder (the newest
+            in it), or the path of a state, also without its suffix.
+        output: the folder.
+        say: function of a text, for the user.
+
+    Raises:
+        UserError: there is none.
+    """
+    takes = ("--resume takes auto, latest, a folder of training states, or one of these, "
+             f"{output / _STATE_PATTERN}")
+    if resume == "auto":
+        return find_state(output, say)
+    path = output if resume == "latest" else expand(resume)
+    if path.is_dir():
+        state = find_state(path, say)
+        if state is None:
+            raise UserError(f"{path} holds no training state: {takes}")
+        return state
+    if not path.exists():
+        path = path.with_name(f"{path.name}.safetensors")
+    if not path.exists():
+        raise UserError(f"no such training state: {resume}; {takes}")
+    state = Checkpoint(path)
+    if not any(state.tensors("optimizer")):
+        raise UserError(f"{path} holds no optimizer state, and so is no training state: {takes}; training.init_from "
+                        "starts from a model's weights")
+    return state
+
+
+def changes(state, trainer):
+    """What of a run is not as it was when a training state was written, as a text, or None."""
+    before, now = _flat(state.config.to_dict()), _flat(trainer.config.to_dict())
+    told = [f"{key} {json.dumps(before.get(key))} → {json.dumps(now.get(key))}"
+            for key in sorted(before.keys() | now.keys()) if key not in _FREE and before.get(key) != now.get(key)]
+    if trainer.config.training.decay_steps and before["training.steps"] != now["training.steps"]:
+        told.append(f"training.steps {before['training.steps']} → {now['training.steps']}")
+    was, is_now = state.run, trainer.surroundings()
+    if was and was["ranks"] != is_now["ranks"]:
+        told.append(f"ranks {was['ranks']} → {is_now['ranks']}")
+    if was and was["pictures"] != is_now["pictures"]:
+        counts = [found["pictures"]["number"] for found in (was, is_now)]
+        told.append(f"pictures {counts[0]} → {counts[1]}" if counts[0] != counts[1] else
+                    "the set of pictures, as many as before but others")
+    if not told:
+        return None
+    return (f"changed since {state.path.name} was written: {', '.join(told)}. The run goes on, but is no longer the "
+            "one that an undisturbed training would be")
+
+
+def _flat(raw, key=""):
+    """Nested dicts as one, with dotted keys."""
+    if not isinstance(raw, dict):
+        return {key: raw}
+    return {name: value for part, inner in raw.items()
+            for name, value in _flat(inner, f"{key}.{part}" if key else part).items()}
+
+
+def refuse_earlier(output, state, resume):
+    """Raises UserError where a folder holds a run that this one, going on from a state or None, would write over."""
+    if state and state.path.parent.resolve() == output.resolve():
+        return
+    if any(output.glob(_STATE_PATTERN)) and (state or not resume):  # else all of them are damaged
+        raise UserError(f"{output} holds an earlier run: --resume auto goes on with it; "
+                        "or give this one another training.output")
+    if (output / MODEL_FILE).exists():
+        raise UserError(f"{output} holds a finished model and no state to go on from: give this run another "
+                        "training.output")
+
+
 def advice(config, pictures_before):
     """What keeps this run from giving a good picture, as a text, or None.
 
@@ -512,28 +600,20 @@ def train(config, resume=None):
 
     Args:
         config: `Config`.
-        resume: None (refuse to overwrite an earlier run), "auto" (go on from the newest state in
-            `training.output`, or start), or the path of a training state.
+        resume: None (refuse to overwrite an earlier run), or see `open_state`.
 
     Returns: path of the model.
 
     Raises:
-        UserError: see `Trainer` and `with_ranges`, or the output folder holds another run, or other ranks find another
-            state.
+        UserError: see `Trainer`, `with_ranges` and `open_state`, or the output folder holds another run or is in use,
+            or other ranks find another state.
     """
     def say(text):
         print(text, file=sys.stderr)
 
     output = Path(config.training.output)
-    if resume == "auto":
-        state = find_state(output, say)
-    else:
-        state = Checkpoint(resume) if resume else None
-    if not resume and any(output.glob(_STATE_PATTERN)):
-        raise UserError(f"{output} holds an earlier run: --resume auto goes on with it; "
-                        "or give this one another training.output")
-    for half_written in output.glob("*.part"):  # by a process that was killed
-        half_written.unlink(missing_ok=True)  # another rank may be quicker
+    state = open_state(resume, output, say) if resume else None
+    refuse_earlier(output, state, resume)
     config = dataclasses.replace(config, data=with_ranges(config, state, say))
     trainer = Trainer(config)
     if state:
@@ -543,6 +623,9 @@ def train(config, resume=None):
                         "must be one folder for all hosts, or the same on each of them")
     if state:
         say(f"resumed from {state.path} at step {trainer.step}")
+        changed = changes(state, trainer)
+        if changed:
+            say(f"warning: {changed}")
     if runtime.ranks() > 1:
         say(f"a step is {config.training.batch_size} × {config.training.accumulation} pictures on each of "
             f"{runtime.ranks()} ranks")
@@ -551,4 +634,8 @@ def train(config, resume=None):
                     photos and not state and depth_warning(trainer.batches.pictures.source)):
         if warning:
             say(f"warning: {warning}")
-    return trainer.run()
+    with at_work(output / "log.jsonl") if runtime.rank() == 0 else nullcontext():
+        if runtime.rank() == 0:
+            refuse_earlier(output, state, resume)  # by a run that ended meanwhile
+            clear_parts(output)
+        return trainer.run()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from palette_ms.data.files import identity
+from palette_ms.data.files import clear_parts, identity
 from palette_ms.errors import UserError
 
 RECORD = ".palette_ms.jsonl"
@@ -122,7 +122,8 @@ class Results:
         return None
 
     def tell_left_overs(self, works, paths, run, also):
-        """Mark what earlier runs made of the same pictures and this one does not, and say so in a line.
+        """Mark what earlier runs made of the same pictures and this one does not, and say so in a line; remove what
+        killed ones left half-written.
 
         Args:
             works: `Work`s of this run.
@@ -130,6 +131,8 @@ class Results:
             run: `digest` of what all of the run's pictures have in common.
             also: results of other numbers, made in the same way, count as this run's.
         """
+        for folder in {path.parent for path in paths}:
+            clear_parts(folder)
         names, ours = {work.name for work in works}, {self._name(path) for path in paths}
         left = []
         for file, line in list(self.lines.items()):
@@ -143,8 +146,3 @@ class Results:
             print(f"left over in {self.folder} from earlier runs: {len(left)} results of these pictures, such as "
                   f"{min(left)}; evaluate leaves them out", file=sys.stderr)
 
-
-def left_overs(folder):
-    """The files (paths) in a folder of results that stem from earlier runs than the last one on their picture."""
-    results = Results(folder)
-    return {results.folder / file for file, line in results.lines.items() if line.get("left_over")}
