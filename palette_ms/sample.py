@@ -154,9 +154,9 @@ def works(pictures, output, one, forms):
         raise UserError(f"--output {output} must be a folder, or end in {forms[1].path(Path('a')).suffix}, as results "
                         "of this model do")
     names = result_names([Path(name) for _, name in pictures], forms[0].suffixes)
-    return [Work(path, plain_name(name), *((output.parent, stem(output, ARRAY_SUFFIXES)) if one else
-                                           (output, output / name)))
-            for (path, _), name in zip(pictures, names)]
+    return [Work(picture, Path(path), plain_name(name), *((output.parent, stem(output, ARRAY_SUFFIXES)) if one else
+                                                          (output, output / name)))
+            for (picture, path), name in zip(pictures, names)]
 
 
 def restore(palette, work, args):
@@ -167,7 +167,7 @@ def restore(palette, work, args):
     choices = {ask.name: ask.for_each(given[ask.name]) for ask in known_asks()}
 
     def asked(work):
-        return {name: choose(work.name) for name, choose in choices.items()}
+        return {name: choose(work.path) for name, choose in choices.items()}
 
     def restore_one(work):
         with tqdm(desc=work.picture.name, unit="call", disable=None, leave=False) as bar:

@@ -516,7 +516,7 @@ def test_masks_of_a_folder_go_by_name(checkpoint, pictures, tmp_path, monkeypatc
     Image.fromarray(mask).save(masks / "a.png")
     lines = complaint(palette_ms.sample, monkeypatch, capsys, "--ckpt", checkpoint, "--input", pictures, "--output",
                       tmp_path / "out", "--mask", masks, "--steps", "2")
-    assert "holds no mask for sub/b," in lines[0] and lines[-1].endswith("1 of 3 pictures could not be restored")
+    assert "holds 0 masks for sub/b.png" in lines[0] and lines[-1].endswith("1 of 3 pictures could not be restored")
     made = np.asarray(Image.open(tmp_path / "out" / "a_png.png"))
     np.testing.assert_array_equal(made.reshape(-1, 3)[1:], PHOTO.reshape(-1, 3)[1:])
 

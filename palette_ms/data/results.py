@@ -22,7 +22,8 @@ class Work(NamedTuple):
     """A picture and its results."""
 
     picture: Optional[Path]  # None: pictures are made from nothing
-    name: str  # of the picture, as masks are found by it
+    path: Path  # the picture's relative one, which names it among all
+    name: str  # that of the result, relative, without suffix and number
     folder: Path  # of the results
     target: Path  # of the result, without suffix and number
 

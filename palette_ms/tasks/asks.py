@@ -4,6 +4,7 @@ A task declares its asks once. The command's options, the checks of `Palette.res
 that several tasks take is one object, named by each.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from keyword import iskeyword
 from numbers import Integral, Real
@@ -13,7 +14,7 @@ from typing import Callable, Optional, Tuple
 import cv2
 import numpy as np
 
-from palette_ms.data.files import by_name, expand
+from palette_ms.data.files import expand, plain_name, stem
 from palette_ms.data.images import list_images
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.errors import UserError
@@ -81,8 +82,8 @@ class Ask:
         return " ".join([kind, *ends])
 
     def for_each(self, value):
-        """A function: the name of a picture (see `palette_ms.data.files.by_name`) → the value for it."""
-        return lambda name: value
+        """A function: a picture's relative path, from its folder on → the value for it."""
+        return lambda path: value
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,19 @@ class MaskAsk(Ask):
     def for_each(self, value):
         if not isinstance(value, str) or value in MASKS or not Path(value).is_dir():
             return super().for_each(value)
-        masks = by_name(value, ARRAY_SUFFIXES, list_images(value, ARRAY_SUFFIXES))
+        masks = defaultdict(list)
+        for path in list_images(value, ARRAY_SUFFIXES):
+            below = path.relative_to(value)
+            for name in {below, stem(below, ARRAY_SUFFIXES)}:
+                masks[plain_name(name)].append(path)
 
-        def mask_of(name):
-            if name not in masks:
-                raise UserError(f"{value} holds no mask for {name}, by the same name and in the same subfolder")
-            return masks[name]
+        def mask_of(path):
+            # The file of the very name, or else the only one with another suffix.
+            found = masks.get(plain_name(path)) or masks.get(plain_name(stem(path, ARRAY_SUFFIXES)), [])
+            if len(found) != 1:
+                raise UserError(f"{value} holds {len(found)} masks for {path}, by its name and in the same subfolder; "
+                                "one is needed")
+            return found[0]
 
         return mask_of
 
