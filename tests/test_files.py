@@ -218,7 +218,7 @@ def test_earlier_results_are_replaced_unless_they_were_changed_since(sample, tmp
 
 
 def test_one_pictures_trouble_is_its_own(sample, tmp_path, monkeypatch):
-    write(tmp_path, *(f"d/{name}.png" for name in ("a", "memory", "opencv", "way", "z", "x" * 249)), "d/deep/b.png")
+    write(tmp_path, *(f"d/{name}.png" for name in ("a", "memory", "opencv", "way", "z", "x" * 250)), "d/deep/b.png")
     (tmp_path / "o" / "way.png").mkdir(parents=True)
     (tmp_path / "o" / "deep").write_bytes(b"")
     restore, troubles = Palette.restore, {"memory": MemoryError(), "opencv": cv2.error("Insufficient memory")}
@@ -231,9 +231,9 @@ def test_one_pictures_trouble_is_its_own(sample, tmp_path, monkeypatch):
     monkeypatch.setattr(Palette, "restore", fail)
     status, made, told = sample("--input", "d", "--output", "o", "--num-samples", 1)
     assert status == 2 and told.splitlines()[-1] == "error: 4 of 7 pictures could not be restored"
-    assert sorted(os.listdir("o")) == sorted([RECORD, "deep", "way.png", "z.png", "a.png", "x" * 249 + ".png"])
+    assert sorted(os.listdir("o")) == sorted([RECORD, "deep", "way.png", "z.png", "a.png", "x" * 250 + ".png"])
     assert len(made) == 3 and told.count("not enough memory") == 2 and told.count("cannot write") == 2
-    status, _, told = sample("--input", "d/" + "x" * 249 + ".png", "d/z.png", "--output", "o2", "--num-samples", 2)
+    status, _, told = sample("--input", "d/" + "x" * 250 + ".png", "d/z.png", "--output", "o2", "--num-samples", 2)
     assert status == 2 and "File name too long" in told and len(below(tmp_path / "o2")) == 2
 
 
