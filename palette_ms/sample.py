@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
+from PIL import Image
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
 from palette_ms.data.files import at_work, expand, find, identity, plain_name, result_names, stem, tell_left_out
 from palette_ms.data.forms import Photo
 from palette_ms.data.images import further_frames, no_pictures
+from palette_ms.data.originals import FORMATS, same_format
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.results import RECORD, Results, Work, digest
 from palette_ms.diffusion.schedule import SPACINGS
@@ -31,8 +33,11 @@ def main():
     parser.add_argument("--input", type=expand, nargs="+",
                         help="pictures, or folders of pictures; left out for a model that makes pictures from nothing")
     parser.add_argument("--output", required=True, type=expand,
-                        help="folder for the results, or of one picture the result's name, such as result.png: PNG, or "
-                             "such files as the model was trained with")
+                        help="folder for the results, or of one picture the result's name, such as result.png")
+    parser.add_argument("--format", choices=(*FORMATS, "same"),
+                        help="of the results, or that of each picture (default: png, or what --output ends in; models "
+                             "of arrays write such files as they were trained with)")
+    parser.add_argument("--quality", type=int, metavar="1-100", help="of jpg, webp and avif (default: 95)")
     parser.add_argument("--resume", action="store_true",
                         help="leave out pictures whose results are there, made of the same picture in the same way")
     parser.add_argument("--task", help="such as colorization or inpainting; needed where the model knows several")
@@ -76,12 +81,15 @@ def main():
     for source in args.input or ():
         if not source.exists():
             raise UserError(f"no such picture or folder: {source}")
+    if args.quality is not None and not 1 <= args.quality <= 100:
+        raise UserError(f"--quality must be from 1 to 100, not {args.quality}")
     if one and args.input and (len(args.input) > 1 or args.input[0].is_dir()):
         raise UserError(f"--output {args.output} is the name of one picture: for several, name a folder")
 
     from palette_ms.pipeline import Palette
 
     palette = Palette.load(args.ckpt, args.device, args.runtime, args.precision)
+    check_format(palette.forms[1], args, one)
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
@@ -99,7 +107,7 @@ def main():
                 return palette.generate(args.num_samples, None, args.label, seed=args.seed, progress=bar,
                                         first_sample=args.first_sample, **options)
 
-        work = works([(None, f"sample_{args.seed}")], args.output, one, palette.forms)
+        work = works([(None, f"sample_{args.seed}")], args.output, one, palette.forms[0].suffixes)
         make(palette, work, args, generate, lambda work: [], {**options, "class": args.label})
         return
     if not args.input:
@@ -108,7 +116,7 @@ def main():
         raise UserError("--class is for models that make pictures from nothing")
     masks = [value for ask in known_asks() for value in [getattr(args, ask.name)] if isinstance(value, str)]
     pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
-    restore(palette, works(pictures, args.output, one, palette.forms), args)
+    restore(palette, works(pictures, args.output, one, palette.forms[0].suffixes), args)
 
 
 def sampling(args, palette, task):
@@ -148,12 +156,36 @@ def found(sources, output, masks, suffixes):
     return list(pictures.values())
 
 
-def works(pictures, output, one, forms):
+def check_format(form, args, one):
+    """Set `args.format` where it follows from the name of the result. Raises UserError: the model cannot write it."""
+    if not isinstance(form, Photo):
+        if args.format or args.quality is not None:
+            raise UserError("--format and --quality are for photos, and this model makes arrays")
+        suffixes = [form.path(Path("a")).suffix]
+    else:
+        if one and args.format is None:
+            args.format = next((name for name, suffix in FORMATS.items() if suffix == args.output.suffix), None)
+        suffixes = [FORMATS[args.format]] if args.format in FORMATS else list(FORMATS.values())
+    if one and (args.output.suffix not in suffixes or args.format == "same"):
+        raise UserError(f"--output {args.output} must be a folder, or end in {' or '.join(suffixes)}")
+
+
+def format_of(form, work, args):
+    """The arguments of the form's `save` for a picture, besides the quality."""
+    if not isinstance(form, Photo):
+        return {}
+    if args.format != "same":
+        return {"format": args.format or "png"}
+    try:
+        with Image.open(work.picture) as image:
+            return {"format": same_format(image.format)}
+    except Exception:  # which is told when the picture is read
+        return {"format": "png"}
+
+
+def works(pictures, output, one, suffixes):
     """The `Work` of all pictures, (path, name) each. one: `output` is the result's name, not a folder."""
-    if one and (forms[1].path(stem(output, ARRAY_SUFFIXES)) != output):
-        raise UserError(f"--output {output} must be a folder, or end in {forms[1].path(Path('a')).suffix}, as results "
-                        "of this model do")
-    names = result_names([Path(name) for _, name in pictures], forms[0].suffixes)
+    names = result_names([Path(name) for _, name in pictures], suffixes)
     return [Work(picture, Path(path), plain_name(name), *((output.parent, stem(output, ARRAY_SUFFIXES)) if one else
                                                           (output, output / name)))
             for (picture, path), name in zip(pictures, names)]
@@ -198,10 +230,12 @@ def make(palette, work, args, make_one, files, how):
     """
     form, folder = palette.forms[1], work[0].folder
     numbers = range(args.first_sample, args.first_sample + args.num_samples)
-    run = digest(palette.sha256, {**how, "seed": args.seed, "precision": args.precision})
+    run = digest(palette.sha256, {**how, "seed": args.seed, "precision": args.precision, "format": args.format,
+                                  "quality": args.quality})
     several = len(numbers) > 1 or args.first_sample > 0
-    paths = {one: [form.path(one.target.with_name(one.target.name + f"_{k}" * several)) for k in numbers]
-             for one in work}
+    kinds = {one: format_of(form, one, args) for one in work}
+    targets = {one: [one.target.with_name(one.target.name + f"_{k}" * several) for k in numbers] for one in work}
+    paths = {one: [form.path(target, **kinds[one]) for target in targets[one]] for one in work}
     alone = len(work) == 1 and not any(map(Path.is_dir, args.input or ()))
     failed = done = frames = 0
     with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
@@ -231,9 +265,10 @@ def make(palette, work, args, make_one, files, how):
                     results.confirm(paths[one], run)
                     done += 1
                     continue
-                for path, result in zip(paths[one], make_one(one)):
+                quality = {"quality": args.quality} if args.quality is not None else {}
+                for path, target, result in zip(paths[one], targets[one], make_one(one)):
                     results.note(path, **line)
-                    form.save(result, stem(path, ARRAY_SUFFIXES))
+                    form.save(result, target, **kinds[one], **quality)
                     results.note(path, **line, sha256=digest(path))
             except Exception as error:
                 if not isinstance(error, UserError):

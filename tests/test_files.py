@@ -238,8 +238,10 @@ def test_one_pictures_trouble_is_its_own(sample, tmp_path, monkeypatch):
 
 
 def test_masks_are_found_by_their_path_below_the_folder(sample, tmp_path):
-    write(tmp_path, "d/x/1.jpg", "d/y/1.jpg", "d/y/2.jpg", "m/x/1.png", "m/y/1.bmp", "m/2.png",
-          "d/" + unicodedata.normalize("NFD", "é.jpg"), "m/" + unicodedata.normalize("NFC", "é.png"))
+    write(tmp_path, "d/x/1.jpg", "d/y/1.jpg", "d/y/2.jpg", "d/" + unicodedata.normalize("NFD", "é.jpg"))
+    for name in ("m/x/1.png", "m/y/1.bmp", "m/2.png", "m/" + unicodedata.normalize("NFC", "é.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(255 * np.eye(8))).save(tmp_path / name)
     status, made, told = sample("--input", "d", "--output", "o", "--task", "inpainting", "--mask", "m")
     assert len(made) == 3 and status == 2 and "m holds 0 masks for y/2.jpg" in told
 
@@ -249,7 +251,12 @@ def test_several_inputs_and_a_file_for_an_output(sample, tmp_path):
     assert sample("--input", "d", "e", "a.jpg", "a.jpg", "--output", "o")[:2] == (
         0, ["o/d/a.png", "o/e/a.png", "o/a.png"])
     assert sample("--input", "a.jpg", "--output", "p/result.png")[:2] == (0, ["p/result.png"])
-    assert sample("--input", "a.jpg", "--output", "p/result.jpg")[0] == 2
+    assert sample("--input", "a.jpg", "--output", "p/result.webp", "--quality", 50)[:2] == (0, ["p/result.webp"])
+    for wrong in (["p/result.bmp"], ["p/result.jpg", "--format", "png"], ["p/result.jpg", "--format", "same"]):
+        assert sample("--input", "a.jpg", "--output", *wrong)[0] == 2
+    write(tmp_path, "f/a.jpg", "f/b.bmp")
+    assert sample("--input", "f", "--output", "o2", "--format", "same")[1] == ["o2/a.jpg", "o2/b.png"]
+    assert Image.open("o2/a.jpg").format == "JPEG"
     for pictures in (["d"], ["a.jpg", "b.jpg"]):
         status, _, told = sample("--input", *pictures, "--output", "p/result.png")
         assert status == 2 and "is the name of one picture" in told
