@@ -37,6 +37,8 @@ def did_you_mean(word, choices, otherwise=None):
 def run(main):
     """Run a verb's `main()`: a UserError, Stopped or Ctrl-C ends it with its message alone and its exit status.
 
+    What a file or folder refuses is told with its name, wherever that was found.
+
     SIGTERM ends it so that what is half-written is removed. Where the reader of its output has gone, it ends quietly,
     as by SIGPIPE. Names that are not UTF-8, or not in the terminal's alphabet, are written all the same.
     """
@@ -59,6 +61,11 @@ def run(main):
             sys.exit(stopped.status)
         except KeyboardInterrupt:
             sys.exit(130)
+        except OSError as error:  # of a file or folder: no right to it, a disk that is full or gone
+            if error.filename is None:
+                raise
+            print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+            sys.exit(MISTAKE)
     except BrokenPipeError:
         # What waits to be written would fail once more when Python ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)

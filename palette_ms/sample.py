@@ -79,7 +79,7 @@ def main():
     if args.output.exists() and not args.output.is_dir() and not one:
         raise UserError(f"--output {args.output} is a file; it must be a folder")
     for source in args.input or ():
-        if not source.exists():
+        if not os.path.exists(source):
             raise UserError(f"no such picture or folder: {source}")
     if args.quality is not None and not 1 <= args.quality <= 100:
         raise UserError(f"--quality must be from 1 to 100, not {args.quality}")
@@ -248,7 +248,7 @@ def make(palette, work, args, make_one, files, how):
             except UserError as error:
                 problems[one] = error
         for one in work:
-            problem = results.check(paths[one], inputs)
+            problem = results.check(one.picture, paths[one], inputs)
             if problem:
                 problems[one] = UserError(problem)
         if runtime.rank() == 0:
@@ -260,7 +260,7 @@ def make(palette, work, args, make_one, files, how):
                 if one in problems:
                     raise problems[one]
                 made_of = digest(run, *given[one], *[one.picture] * bool(one.picture))
-                line = {"of": one.name, "run": run, "made_of": made_of}
+                line = {**results.about(one, run), "made_of": made_of}
                 if args.resume and all(results.is_done(path, made_of) for path in paths[one]):
                     results.confirm(paths[one], run)
                     done += 1

@@ -212,7 +212,12 @@ def test_earlier_results_are_replaced_unless_they_were_changed_since(sample, tmp
     Image.fromarray(PICTURE).save("d/out/a.png")
     status, _, told = sample("--input", "d", "--output", "d/out")
     assert status == 2 and "or was changed since" in told
-    write(tmp_path, "e/a.jpg")
+    write(tmp_path, "e/a.jpg", "b/a.png", "c/a.png")
+    Image.fromarray(255 - PICTURE).save("c/a.png")
+    assert sample("--input", "b", "--output", "o")[0] == 0
+    assert "the result of another picture" in sample("--input", "c", "--output", "o")[2]
+    (tmp_path / "b").rename(tmp_path / "moved")
+    assert sample("--input", "moved", "--output", "o", "--seed", 1)[0] == 0
     for _ in range(2):  # beside the originals too, results are no input
         assert sample("--input", "e", "--output", "e")[:2] == (0, ["e/a.png"])
 
@@ -331,6 +336,12 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
         process.stdout.readline()
         process.terminate()
     assert process.returncode == 143 and not list(tmp_path.iterdir())
+
+
+def test_what_a_file_refuses_is_told_with_its_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        errors.run(lambda: os.stat("none/a"))
+    assert stop.value.code == 2 and capsys.readouterr().err == "error: none/a: No such file or directory\n"
 
 
 def test_another_launcher_is_told_of_msrun(monkeypatch):

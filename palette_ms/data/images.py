@@ -169,8 +169,8 @@ def list_images(folder, suffixes=SUFFIXES, leave_out=()):
         UserError: no such folder, or none in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
+    if not os.path.isdir(folder):
+        raise UserError(f"no such folder: {folder}, or no right to look into it")
     files, left_out = find(folder, suffixes, leave_out)
     tell_left_out(folder, left_out)
     if not files:

@@ -79,6 +79,12 @@ class Results:
     def _name(self, path):
         return os.path.relpath(path, self.folder)
 
+    def about(self, work, run):
+        """What lines on a `Work` of a run say, besides what its results are made of."""
+        picture = work.picture
+        return {"of": work.name, "run": run, "from": picture and self._name(picture),
+                "content": picture and digest(picture)}
+
     def holds(self, path):
         """Whether a file is a result of this or an earlier run, as it was written."""
         line = self.lines.get(self._name(path))
@@ -96,10 +102,18 @@ class Results:
             if line["run"] != run or line.get("left_over"):
                 self.note(path, **{**line, "run": run, "left_over": False})
 
-    def check(self, paths, inputs):
+    def is_of(self, path, picture):
+        """Whether an earlier result is of a picture (None: of none), by its place or its content."""
+        line = self.lines[self._name(path)]
+        if picture is None or line.get("from") == self._name(picture):
+            return (picture is None) == (line.get("from") is None)
+        return picture.is_file() and line.get("content") == digest(picture)
+
+    def check(self, picture, paths, inputs):
         """Why the results of a picture cannot be written, or None.
 
         Args:
+            picture: its path, or None.
             paths: of the results.
             inputs: `identity` of each file that the run reads.
 
@@ -120,6 +134,9 @@ class Results:
             if not path.is_file() or not self.holds(path):
                 raise UserError(f"{path} would be overwritten, and is no result of this command, or was changed since: "
                                 "move it away, or choose another --output")
+            if not self.is_of(path, picture):
+                raise UserError(f"{path} would be overwritten, and is the result of another picture: choose another "
+                                "--output")
         return None
 
     def tell_left_overs(self, works, paths, run, also):
