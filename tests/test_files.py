@@ -1,13 +1,16 @@
 """People's files: what is found and left out, what results are called, and that nothing which is there gets lost."""
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,16 +20,17 @@ from PIL import Image
 
 import palette_ms.sample
 from palette_ms import Palette, errors, runtime
-from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import apply_override, config_from_dict, load_config, parse_yaml
 from palette_ms.data.files import at_work, clear_parts, find, replacing, result_names
 from palette_ms.data.images import SUFFIXES, list_images
 from palette_ms.data.results import RECORD, Results
-from palette_ms.data.sources import open_source
+from palette_ms.data.sources import fingerprint, open_source
 from palette_ms.diffusion.samplers import NoiseStream
 from palette_ms.errors import UserError
 from palette_ms.evaluation.report import match
 from palette_ms.split import split
+from palette_ms.training import loop
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 
@@ -354,6 +358,73 @@ def test_another_launcher_is_told_of_msrun(monkeypatch):
         runtime.check_launcher()
     monkeypatch.setenv("MS_ROLE", "MS_WORKER")
     runtime.check_launcher()
+
+
+# Training
+
+
+@pytest.fixture
+def runs(checkpoint, tmp_path):
+    """Folders of a run with two states, of a finished model without any, and an empty one."""
+    model = Checkpoint(checkpoint)
+    for step in (2, 4):
+        save_checkpoint(tmp_path / "run" / f"state_{step:07}.safetensors", model.config, step, 8 * step,
+                        model.tensors("weights"), optimizer={"global_step": np.zeros(1)},
+                        run={"ranks": 2, "pictures": {"number": 4, "names": "a"}})
+    for folder in ("run", "done"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        shutil.copy(checkpoint, tmp_path / folder / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def test_what_a_run_can_go_on_from(runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    for resume, step in (("auto", 4), ("latest", 4), ("run", 4), ("run/state_0000002", 2),
+                         ("run/state_0000002.safetensors", 2)):
+        assert loop.open_state(resume, runs / "run", print).step == step
+    assert loop.open_state("auto", runs / "empty", print) is None
+    for wrong in ("latest", "empty", "2", "true", "run/model.safetensors"):
+        with pytest.raises(UserError, match="--resume takes auto, latest, a folder"):
+            loop.open_state(wrong, runs / "empty", print)
+
+
+def test_a_finished_model_is_not_trained_over(runs):
+    state = Checkpoint(runs / "run" / "state_0000002.safetensors")
+    loop.refuse_earlier(runs / "run", state, "run")
+    for folder in ("empty", "new"):
+        loop.refuse_earlier(runs / folder, None, None)
+        loop.refuse_earlier(runs / folder, state, "run")
+    for folder, found, resume in (("run", None, None), ("done", None, None), ("done", None, "auto"),
+                                  ("done", state, "run")):
+        with pytest.raises(UserError, match="another training.output"):
+            loop.refuse_earlier(runs / folder, found, resume)
+
+
+def test_what_changed_since_a_state_is_told(runs):
+    state = Checkpoint(runs / "run" / "state_0000004.safetensors")
+    assert state.run["ranks"] == 2
+    config = state.config
+
+    def told(ranks=2, number=4, names="a", **training):
+        changed = dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+        return loop.changes(state, SimpleNamespace(config=changed, surroundings=lambda: {
+            "ranks": ranks, "pictures": {"number": number, "names": names}}))
+
+    assert told() is None and told(steps=5, output="elsewhere", log_every=1) is None
+    text = told(1, 5, "b", batch_size=4, learning_rate=1e-3)
+    for part in ("training.batch_size 8 → 4", "training.learning_rate 0.0001 → 0.001", "ranks 2 → 1",
+                 "pictures 4 → 5", "no longer the one"):
+        assert part in text
+    assert "as many as before but others" in told(names="b") and "training.steps" in told(steps=5, decay_steps=2)
+
+
+def test_a_set_of_pictures_is_told_from_others_wherever_it_lies(tmp_path):
+    folders = [write(tmp_path / name, "a.png", "in/b.png") for name in ("one", "two")]
+    (tmp_path / "l.txt").write_text("one/a.png\none/in/b.png\n")
+    one, two, listed = (fingerprint(open_source(path)) for path in (*folders, tmp_path / "l.txt"))
+    assert one == two == listed and one["number"] == 2
+    assert fingerprint(open_source(write(tmp_path / "two", "c.png"))) != one
 
 
 # Texts
