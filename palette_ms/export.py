@@ -4,7 +4,6 @@ import argparse
 import re
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -103,9 +102,9 @@ def write(cell, inputs, path):
     """
     from mindspore import Tensor
 
-    from palette_ms.unet.onnx import export
+    from palette_ms.unet.onnx import export, scratch_folder
 
-    with TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         # MindSpore takes few signs in names; beside a MINDIR file it writes a folder, whose name that holds.
         exported = Path(scratch) / re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
         tensors = [Tensor(array) for array in inputs.values()]

@@ -35,6 +35,11 @@ _ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protocol buffer, 
 _rank, _ranks, _met = 0, 1, False
 
 
+def processors():
+    """How many of the machine's processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device():
     """The device MindSpore computes on: "Ascend", "GPU" or "CPU"."""
     import mindspore as ms
@@ -203,7 +208,7 @@ def _prepare_ascend(repeatable):
 
     precision = ms.device_context.ascend.op_precision
     calls = [(precision.conv_allow_hf32, False), (precision.matmul_allow_hf32, False)]  # float32 is to be float32
-    if len(os.sched_getaffinity(0)) < _FEW_CORES:
+    if processors() < _FEW_CORES:
         # By a single thread, MindSpore 2.10 runs no graph with a branch, which a training step has.
         calls.append((ms.runtime.dispatch_threads_num, 2))
     if repeatable:

@@ -3,7 +3,9 @@
 import glob
 import hashlib
 import os
+import re
 import shutil
+import stat
 import sys
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +16,26 @@ from tempfile import TemporaryDirectory, gettempdir
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
+from tqdm import tqdm
 
 from palette_ms.errors import UserError
+from palette_ms.runtime import processors
 from palette_ms.unet.layers import use_device_kernels
 
 # Every size of pictures takes a file, and a session in memory, as large as the weights.
 MAX_FILES, MAX_SESSIONS = 8, 2
+_NAME_BYTES = 100  # of a checkpoint's name in those of its files: a file system takes 255 in all
+_SEAL = b"r\x4a\x0a\x06sha256\x12\x40"  # begins ModelProto.metadata_props {key: "sha256", value: 64 digits}
 
 
 class OnnxCell:
     """The network of a Cell, or a part of it, called as the Cell is; a sampler calls it step by step.
 
     It is exported once for every height and width, a picture at a time: MindSpore's exporter writes fixed sizes, and so
-    batches of any number share a file. Files are kept beside the checkpoint, or where that folder cannot be written in
-    the user's cache folder, or else in the temporary one; of a checkpoint the last `MAX_FILES`. The pictures of a batch
-    are computed side by side, the processor's cores divided among them.
+    batches of any number share a file. Files are kept where no other user can put one (see `_folders`); of a checkpoint
+    the last `MAX_FILES`. Each ends in a checksum of itself and of what it was made from, which is looked at before it
+    is run: one that was damaged, or made from other weights, is made anew. The pictures of a batch are computed side by
+    side, the processors that this process may use divided among them.
 
     Args:
         cell: the Cell, for sampling (`set_train(False)`), float32. All its inputs and outputs begin with N.
@@ -38,17 +45,18 @@ class OnnxCell:
     Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
 
     Raises:
-        UserError: the network cannot be exported, or its file be written anywhere.
+        UserError: the network cannot be exported, or ONNX Runtime cannot run it, such as for want of memory.
     """
 
     def __init__(self, cell, checkpoint, identity):
         self.cell = cell
         self.checkpoint = checkpoint = Path(checkpoint)
         self.identity = identity
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        self.folders = [checkpoint.absolute().parent, cache / "palette_ms", Path(gettempdir()) / "palette_ms"]
-        self.name = f"{checkpoint.stem}.{_digest(cell, identity)}"
+        self.stem = os.fsdecode(os.fsencode(checkpoint.stem)[:_NAME_BYTES])
+        self.digest = _digest(cell, identity)
+        self.name = f"{self.stem}.{self.digest[:16]}"
         self.sessions = OrderedDict()
+        self._own = None
 
     def part(self, cell, name):
         """Another Cell of the same weights."""
@@ -57,21 +65,23 @@ class OnnxCell:
     def __call__(self, *inputs):
         inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in inputs if tensor is not None]
         batch = len(inputs[0])
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = min(batch, cores)
-        session = self._session(inputs, cores // workers if workers > 1 else 0)
+        workers = min(batch, processors())
+        session = self._session(inputs, processors() // workers)
         names = [node.name for node in session.get_inputs()]
         pictures = [{name: array[i:i + 1] for name, array in zip(names, inputs)} for i in range(batch)]
-        if workers == 1:
-            outputs = [session.run(None, picture) for picture in pictures]
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                outputs = list(pool.map(lambda picture: session.run(None, picture), pictures))
+        try:
+            if workers == 1:
+                outputs = [session.run(None, picture) for picture in pictures]
+            else:
+                with ThreadPoolExecutor(workers) as pool:
+                    outputs = list(pool.map(lambda picture: session.run(None, picture), pictures))
+        except Exception as error:  # its kinds of error have no common base
+            raise _failed(error, inputs) from None
         outputs = [Tensor(np.concatenate(arrays)) for arrays in zip(*outputs)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _session(self, inputs, threads):
-        """Of ONNX Runtime, for these inputs' size, that computes a picture by so many threads (0: its choice)."""
+        """Of ONNX Runtime, for these inputs' size, that computes a picture by so many threads."""
         key = *(array.shape[1:] for array in inputs), threads
         if key not in self.sessions:
             self.sessions[key] = self._open(inputs, threads)
@@ -83,30 +93,84 @@ class OnnxCell:
     def _open(self, inputs, threads):
         import onnxruntime
 
-        height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)  # the picture's
+        onnxruntime.disable_telemetry_events()
+        onnxruntime.set_default_logger_severity(3)  # errors alone
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for folder in self.folders:
+        options.intra_op_num_threads = threads  # left to itself, it counts and binds processors that are not ours
+        options.inter_op_num_threads = 1
+        path = self._file(inputs)
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its kinds of error have no common base
+            raise _failed(error, inputs) from None
+
+    def _file(self, inputs):
+        """The path of a file for these inputs' size, whole and of these weights: found, or made."""
+        height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)  # the picture's
+        for folder in self._folders():
             path = folder / f"{self.name}.{height}x{width}.onnx"
             try:
-                if not path.exists():
-                    folder.mkdir(parents=True, exist_ok=True)
+                if not self._is_whole(path):
                     self._export(path, inputs)
                     self._forget(folder)
             except OSError:
                 continue
-            with suppress(OSError):  # in a folder that others wrote and this user only reads
+            with suppress(OSError):  # in a folder that this user only reads
                 path.touch()
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        raise UserError(f"the network's ONNX file can be written in none of {', '.join(map(str, self.folders))}; "
-                        "--runtime mindspore does without")
+            return path
+        raise UserError("the network's ONNX file can be written in no folder, not even a temporary one; --runtime "
+                        "mindspore does without")
+
+    def _folders(self):
+        """Where files may lie: beside the checkpoint, in the user's cache folder, in the temporary one or, for this
+        process alone, a new one. Only folders of this user's that nobody else may write to, since a file says what is
+        computed, and others could put theirs there."""
+        beside = self.checkpoint.absolute().parent
+        if _is_mine(beside):
+            yield beside
+        user = os.getuid()
+        for base, name in ((os.environ.get("XDG_CACHE_HOME"), "palette_ms"),
+                           (os.path.expanduser("~/.cache"), "palette_ms"), (gettempdir(), f"palette_ms-{user}")):
+            if not base or not os.path.isabs(base):  # without a home, ~ stays as it is
+                continue
+            folder = Path(base) / name
+            with suppress(OSError):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if _is_mine(folder):
+                    yield folder
+        with suppress(OSError):
+            self._own = self._own or TemporaryDirectory(prefix="palette_ms-")
+            yield Path(self._own.name)
+
+    def _is_whole(self, path):
+        """Whether there is a file that ends in the checksum that it must have; of another one a line is said."""
+        if not path.exists():
+            return False
+        _, seal = self._sealed(path)
+        with open(path, "rb") as file:
+            file.seek(-min(len(seal), os.fstat(file.fileno()).st_size), os.SEEK_END)
+            whole = file.read() == seal
+        if not whole:
+            tqdm.write(f"made anew: {path} is damaged or of other weights", file=sys.stderr)
+        return whole
+
+    def _sealed(self, path):
+        """(bytes before the seal, the seal that a file must end in)."""
+        digest = hashlib.sha256(self.digest.encode())
+        length = left = max(0, path.stat().st_size - len(_SEAL) - 64)
+        with open(path, "rb") as file:
+            while block := file.read(min(left, 2**20)):
+                digest.update(block)
+                left -= len(block)
+        return length, _SEAL + digest.hexdigest().encode()
 
     def _export(self, path, inputs):
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            # Opened first: a folder that cannot be written is told before the export. That goes to a folder of its own,
-            # since MindSpore takes no spaces in names and writes files that cannot be written again.
-            with open(part, "wb") as file, TemporaryDirectory() as scratch:
+            # Opened first: a folder that cannot be written is told before the export, which takes seconds.
+            with open(part, "wb") as file, scratch_folder() as scratch:
+                tqdm.write(f"preparing the network for {path.stem.rpartition('.')[2]} pixels, once for each size",
+                           file=sys.stderr)
                 exported = Path(scratch) / "unet.onnx"
                 try:
                     export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
@@ -114,16 +178,46 @@ class OnnxCell:
                     raise UserError(f"{error}; --runtime mindspore does without") from None
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
+                file.write(bytes(len(_SEAL) + 64))  # the seal's place
+                file.flush()
+                length, seal = self._sealed(part)
+                file.seek(length)
+                file.write(seal)
             part.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def _forget(self, folder):
         """Remove all of this checkpoint's files but those used last, those of its earlier weights too."""
-        pattern = f"{glob.escape(self.checkpoint.stem)}.{'[0-9a-f]' * 16}.*x*.onnx"
+        pattern = f"{glob.escape(self.stem)}.{'[0-9a-f]' * 16}.*x*.onnx"
         files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
         for path in files[:-MAX_FILES]:
             path.unlink(missing_ok=True)
+
+
+def _is_mine(folder):
+    """Whether a folder, no link to one, is this user's and nobody else may write to it."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _failed(error, inputs):
+    """The UserError for what ONNX Runtime says."""
+    height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)
+    return UserError(f"ONNX Runtime cannot run the network for {width}×{height} pixels "
+                     f"({' '.join(str(error).split())[:200]}): smaller tiles take less memory (--tile, --max-memory), "
+                     "and --runtime mindspore does without it")
+
+
+def scratch_folder():
+    """A new temporary folder whose path MindSpore writes files to: it takes no spaces and few other characters."""
+    folders = [folder for folder in (gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
+               if re.fullmatch(r"[\w./-]+", folder, re.A) and os.access(folder, os.W_OK | os.X_OK)]
+    return TemporaryDirectory(dir=folders[0] if folders else None)
 
 
 def export(cell, inputs, path):
@@ -141,7 +235,7 @@ def export(cell, inputs, path):
     use_device_kernels(cell, False)
     try:
         ms.export(cell, *inputs, file_name=str(path), file_format=kind)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
                         f"{str(error).splitlines()[0]}") from None
     finally:
@@ -156,4 +250,4 @@ def _digest(cell, identity):
     sources = {Path(sys.modules[name].__file__) for name in modules}
     for source in sorted(sources.union(Path(__file__).parent.glob("*.py"))):
         digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
