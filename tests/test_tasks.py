@@ -1,6 +1,7 @@
 """Tasks and masks: pure functions of the picture and the generator."""
 
 import io
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from skimage.color import rgb2lab
 
 from palette_ms.data.images import resize, to_float, to_uint8
 from palette_ms.errors import UserError
-from palette_ms.tasks import TASKS, Task
+from palette_ms.tasks import TASKS, Task, fill
 from palette_ms.tasks.asks import SIDES, Ask
 from palette_ms.tasks.colorization import Colorization, guided_upsample, join_lab, with_lightness, working_size
 from palette_ms.tasks.deblurring import Deblurring, gaussian_kernel, motion_kernel
@@ -62,6 +63,40 @@ def test_a_smooth_fill_continues_a_slope():
 
 def test_a_smooth_fill_of_nothing_known_is_gray():
     np.testing.assert_array_equal(smooth_fill(Y_0, np.ones_like(Y_0[:1])), 0 * Y_0)
+
+
+def large_holes():
+    y, x = np.mgrid[:240, :300]
+    rng = np.random.default_rng(3)
+    yield "half of the picture, past its edge", x < 150
+    yield "all but a pixel", (y != 120) | (x != 7)
+    yield "dust left of a picture", rng.random(x.shape) < 0.97
+    yield "every second pixel", rng.random(x.shape) < 0.5
+    yield "scratches one pixel wide", (x % 3 == 0) | (np.abs(x - y) < 2)
+    yield "a ring and a box at the corner", (np.abs(np.hypot(x - 150, y - 120) - 80) < 30) | ((x < 90) & (y < 130))
+
+
+@pytest.mark.parametrize("hole", [pytest.param(hole, id=name) for name, hole in large_holes()])
+def test_a_large_smooth_fill_is_that_of_a_direct_solver(monkeypatch, hole):
+    y_0 = np.random.default_rng(1).uniform(-1, 1, (2, *hole.shape)).astype(np.float32)
+    mask = hole[None].astype(np.float32)
+    monkeypatch.setattr(fill, "_EXACT", 0)
+    made = smooth_fill(y_0, mask)
+    monkeypatch.setattr(fill, "_EXACT", hole.size)
+    assert np.abs(made - smooth_fill(y_0, mask)).max() < 1e-3
+
+
+def test_a_smooth_fill_takes_time_and_memory_for_the_hole_alone():
+    y_0, mask = np.zeros((3, 1000, 2000), np.float32), np.zeros((1, 1000, 2000), np.float32)
+    y_0[:, :, 1000:] = 1
+    for top, left in ((10, 20), (900, 1900)):
+        mask[0, top:top + 40, left:left + 50] = 1
+    tracemalloc.start()
+    filled = smooth_fill(y_0, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < y_0.nbytes + 3 * mask[0].size  # the result, and masks of bool
+    np.testing.assert_allclose(filled, y_0, atol=1e-6)
 
 
 def test_the_smooth_source_is_the_smooth_fill():
