@@ -22,29 +22,45 @@ from mindspore import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from palette_ms import runtime
 from palette_ms.config import config_from_dict, load_config
 from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
+from palette_ms.torch_weights.files import is_torch
 from palette_ms.unet import UNet
+from palette_ms.unet.cost import costs
 
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
+_MOST_BLOCKS = 10_000
 _HEADER_BYTES = 2**20  # more than the names and the config take
 _SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
 _ALIASES = {"quickstart": "photo"}  # names of before
 
 
-def build_unet(config):
+def build_unet(config, where="model", most=None):
     """`UNet` as a `ModelConfig` says, with its initial weights.
 
+    Args:
+        config: `ModelConfig`.
+        where: begins the error messages.
+        most: parameters that it may have, as many as a file has bytes, so that one which asks for a gigantic network
+            is told before that is built; None: as many as the machine's memory holds.
+
     Raises:
-        UserError: the sizes do not fit together.
+        UserError: the sizes do not fit together, or it is too large.
     """
+    most = most or runtime.memory() // 4
+    blocks = len(config.channel_mults) * config.num_res_blocks
+    # First what bounds the counting itself.
+    if blocks > _MOST_BLOCKS or sum(cost.parameters for cost in costs(config, 0)) > most:
+        raise UserError(f"{where}: a network as its config says has more parameters than there is room for ({most:,}): "
+                        "base_channels, channel_mults or num_res_blocks are too large")
     try:
         return UNet(config)
     except ValueError as error:
-        raise UserError(f"model: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def unet_arrays(unet):
@@ -144,6 +160,8 @@ class Checkpoint:
             self._open_safetensors()
 
     def _open_ckpt(self):
+        if is_torch(self.path):
+            raise UserError(f"{self.path} is a PyTorch file: python -m palette_ms.convert takes it in")
         beside = [self.path.with_suffix(suffix) for suffix in (".yaml", ".yml")]
         config = next((path for path in beside if path.is_file()), None)
         if config is None:
@@ -178,29 +196,36 @@ class Checkpoint:
         self.sha256 = metadata.get("sha256")
         if _digest(path)[1] != self.sha256:
             raise UserError(f"{path} is damaged: its checksum does not hold")
-        self.step, self.pictures = (int(metadata[name]) if name in metadata else None for name in ("step", "pictures"))
+        try:
+            self.step, self.pictures = (int(metadata[name]) if name in metadata else None
+                                        for name in ("step", "pictures"))
+            config, self.run = json.loads(metadata["config"]), json.loads(metadata.get("run", "{}"))
+        except (ValueError, KeyError, RecursionError) as error:
+            raise UserError(f"{path} is damaged: its metadata is not as palette_ms writes it ({error})") from None
         self.source = metadata.get("source")
-        self.run = json.loads(metadata.get("run", "{}"))
-        self.config = config_from_dict(json.loads(metadata["config"]), str(path))
+        self.config = config_from_dict(config, str(path))
 
     def tensors(self, group):
         """The arrays of a group ("weights", "ema", "optimizer") by name; empty where the file has none."""
         prefix = f"{group}."
         if self._arrays is not None:
             return {name[len(prefix):]: array for name, array in self._arrays.items() if name.startswith(prefix)}
-        with safe_open(self.path, "numpy") as file:
-            return {name[len(prefix):]: file.get_tensor(name) for name in self._names if name.startswith(prefix)}
+        try:
+            with safe_open(self.path, "numpy") as file:
+                return {name[len(prefix):]: file.get_tensor(name) for name in self._names if name.startswith(prefix)}
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{self.path} cannot be read any more: {error}") from None
 
     def load_unet(self):
         """The network alone, with the averaged weights where the file has them, ready to sample: a process calls it as
         `palette_ms.diffusion.preconditioning.precondition` makes it."""
-        unet = build_unet(self.config.model)
+        unet = build_unet(self.config.model, self.path, self.path.stat().st_size)
         self.fill(unet, "ema" if any(name.startswith("ema.") for name in self._names) else "weights")
         unet.set_train(False)
         return unet
 
     def fill(self, unet, group, changed=()):
-        """Set the U-Net's parameters from a group of tensors; all must be there, with the right shapes.
+        """Set the U-Net's parameters from a group of tensors; all must be there, finite, with the right shapes.
 
         Args:
             changed: dict of arrays that take the places of the file's; None: the network has no such parameter.
@@ -217,5 +242,8 @@ class Checkpoint:
             if arrays[name].shape != parameter.shape:
                 raise UserError(f"{self.path} does not fit its network: {name} is {arrays[name].shape}, "
                                 f"the network needs {tuple(parameter.shape)}")
+            if arrays[name].dtype.kind == "c" or not np.isfinite(arrays[name]).all():
+                raise UserError(f"{self.path}: its weights are not finite ({name}), so that it makes no pictures: a "
+                                "training went astray; take an earlier state")
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(arrays[name].astype(np.float32)))

@@ -425,8 +425,8 @@ def _check_ranges(config, where):
 def _check_schedules(section, where):
     for name in ("train_schedule", "test_schedule"):
         schedule = getattr(section, name)
-        if schedule and (schedule.num_steps < 1 or not 0 < schedule.start <= schedule.end < 1):
-            raise UserError(f"{where}.{name} needs num_steps ≥ 1 and 0 < start ≤ end < 1")
+        if schedule and (not 1 <= schedule.num_steps <= 10**6 or not 0 < schedule.start <= schedule.end < 1):
+            raise UserError(f"{where}.{name} needs num_steps from 1 to a million and 0 < start ≤ end < 1")
 
 
 def _network_channels(config):

@@ -16,7 +16,8 @@ def main():
         epilog="PyTorch is not needed, and nothing that a .pth file asks for is run.")
     parser.add_argument("--input", required=True, type=expand,
                         help=".pth, .pt or .safetensors of the PyTorch Palette port or of guided-diffusion; "
-                             "MindSpore's .ckpt with its YAML beside it; with --to torch: a checkpoint of this program")
+                             "MindSpore's .ckpt with its YAML beside it, or PyTorch's; with --to torch: a checkpoint "
+                             "of this program")
     parser.add_argument("--output", required=True, type=expand, help="the file to write")
     parser.add_argument("--to", choices=("palette_ms", "torch"), default="palette_ms",
                         help="torch: write the state dict that the PyTorch program loads")
@@ -36,6 +37,7 @@ def main():
 
     from palette_ms.checkpoint import Checkpoint, save_checkpoint
     from palette_ms.torch_weights.conversion import convert, export
+    from palette_ms.torch_weights.files import is_torch
 
     if args.to == "torch":
         if args.config or args.arch or args.overrides:
@@ -44,7 +46,7 @@ def main():
     else:
         if args.output.suffix != ".safetensors":
             raise UserError(f"--output {args.output} must end in .safetensors")
-        if args.input.suffix == ".ckpt":
+        if args.input.suffix == ".ckpt" and not is_torch(args.input):
             checkpoint = Checkpoint(args.input)
             checkpoint.load_unet()  # all tensors are there and fit
             save_checkpoint(args.output, checkpoint.config, weights=checkpoint.tensors("weights"),

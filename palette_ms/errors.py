@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 # Exit statuses beside 0, and 128 plus the number of a signal: 130 for Ctrl-C, 143 for SIGTERM.
+BUG = 1
 MISTAKE = 2
 NOT_FINITE = 3
 NOT_WRITTEN = 4
@@ -35,13 +37,16 @@ def did_you_mean(word, choices, otherwise=None):
 
 
 def run(main):
-    """Run a verb's `main()`: a UserError, Stopped or Ctrl-C ends it with its message alone and its exit status.
+    """Run a verb's `main()`: a UserError, Stopped or Ctrl-C ends it with its message alone and its exit status, as does
+    any other error, which is our own. `--debug`, among the arguments of any verb, shows where an error is from.
 
     What a file or folder refuses is told with its name, wherever that was found.
 
     SIGTERM ends it so that what is half-written is removed. Where the reader of its output has gone, it ends quietly,
     as by SIGPIPE. Names that are not UTF-8, or not in the terminal's alphabet, are written all the same.
     """
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     codecs.register_error("palette_ms", _somehow)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -53,19 +58,16 @@ def run(main):
         try:
             main()
             sys.stdout.flush()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(MISTAKE)
-        except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            sys.exit(stopped.status)
         except KeyboardInterrupt:
             sys.exit(130)
-        except OSError as error:  # of a file or folder: no right to it, a disk that is full or gone
-            if error.filename is None:
-                raise
-            print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
-            sys.exit(MISTAKE)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            text, status = _told(error)
+            print(text, file=sys.stderr)
+            sys.exit(status)
     except BrokenPipeError:
         # What waits to be written would fail once more when Python ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -78,6 +80,21 @@ def run(main):
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _told(error):
+    """What is said of an error, and the exit status."""
+    if isinstance(error, UserError):
+        return f"error: {error}", MISTAKE
+    if isinstance(error, Stopped):
+        return str(error), error.status
+    if isinstance(error, OSError) and error.filename is not None:  # no right to it, a disk that is full or gone
+        return f"error: {os.fsdecode(error.filename)}: {error.strerror}", MISTAKE
+    if isinstance(error, MemoryError):
+        return (f"error: memory is full ({error or 'it was asked for more than there is'}): smaller tiles, fewer "
+                "samples or a smaller batch take less"), MISTAKE
+    return (f"this is a bug of palette_ms: {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows "
+            "where"), BUG
 
 
 def _somehow(error):

@@ -20,6 +20,8 @@ def main():
                         help="folder of what was made of them, by the same names; NAME_0, NAME_1, … are samples of "
                              "NAME, whose values are averaged")
     parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(METRICS)} (default: %(default)s)")
+    parser.add_argument("--border", type=int, default=0, metavar="PIXELS",
+                        help="leave out so many pixels at each edge, as papers on super-resolution do (default: 0)")
     parser.add_argument("--mask", type=expand, help="folder of masks by the same names: only their white pixels count")
     parser.add_argument("--range", type=limits, metavar="LOW,HIGH",
                         help="what the values span, such as 0,1 or, with =, --range=-1,1: needed for floats (default: "
@@ -36,11 +38,13 @@ def main():
             raise UserError(f"unknown metric {name!r}: {', '.join(METRICS)}")
     if args.output:
         check_output(args.output)
+    if args.border < 0:
+        raise UserError(f"--border must be at least 0, not {args.border}")
     pairs = match(args.reference, args.restored, args.mask)
 
     if runtime.started_by_msrun():  # one process does without MindSpore
         runtime.setup(args.device)
-    report = evaluate(pairs, metrics, args.range)
+    report = evaluate(pairs, metrics, args.range, args.border)
     if runtime.rank() > 0:
         return
     if args.output:

@@ -4,6 +4,7 @@ import argparse
 import re
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 

@@ -181,6 +181,7 @@ class Palette:
         run = functools.partial(self._run, task, chains, holes, sampling, numbers, seed)
         made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
+        _check_finite(made)
         for number, y in enumerate(made):
             k = number // num_samples
             put_back = None
@@ -307,7 +308,7 @@ class Palette:
             update = progress.update
         y_T = _start(seed, numbers, (self.config.model.in_channels, height, width))
         form = self.forms[1]
-        made = chain(None, y_T, seed, progress=update, samples=numbers).asnumpy()
+        made = _check_finite(chain(None, y_T, seed, progress=update, samples=numbers).asnumpy())
         return [form.image(form.from_float(y)) for y in made]
 
     def chain(self, task=None, batch=1, sampler=None, steps=None):
@@ -392,8 +393,17 @@ def _check_counts(num_samples, seed, first_sample):
     if not all(isinstance(number, Integral) for number in (num_samples, seed, first_sample)):
         raise UserError("the number of samples, that of the first and the seed must be whole numbers, not "
                         f"{num_samples!r}, {first_sample!r} and {seed!r}")
-    if num_samples < 1 or seed < 0 or first_sample < 0:
-        raise UserError("the number of samples must be at least 1, that of the first and the seed at least 0")
+    if not 1 <= num_samples <= 10_000 or not 0 <= first_sample < 2**31 or not 0 <= seed < 2**63:
+        raise UserError("the number of samples must be from 1 to 10000, that of the first from 0 to 2**31 - 1, the "
+                        "seed from 0 to 2**63 - 1")
+
+
+def _check_finite(made):
+    """What chains made. Raises UserError: it is no picture."""
+    if not np.isfinite(made).all():
+        raise UserError("the network made values that are not finite: its weights are damaged, or too large for the "
+                        "precision; --precision float32 and --runtime mindspore tell which")
+    return made
 
 
 def _start(seed, numbers, shape):

@@ -40,6 +40,15 @@ def processors():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory():
+    """Bytes of memory that this process may fill: the machine's, or its container's where that has less."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(limit, encoding="ascii") as file:
+            found = min(found, int(file.read()))
+    return found
+
+
 def device():
     """The device MindSpore computes on: "Ascend", "GPU" or "CPU"."""
     import mindspore as ms

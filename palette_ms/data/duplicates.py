@@ -9,6 +9,7 @@ from tqdm import tqdm
 # Of 256 bits. Copies of 51 photos (the quickstart's and scikit-image's: JPEG down to quality 20, WebP, GIF, 64 pixels
 # wide, enlarged, mirrored) differed from them in at most 22, crops of different photos from each other in at least 48.
 DISTANCE = 32
+_FLAT = 2  # grays from the darkest to the brightest
 _TILE = 2048
 
 
@@ -25,7 +26,15 @@ def perceptual_hashes(picture):
     """
     small = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
     low = np.stack([cv2.dct(np.float32(view))[:16, :16].ravel() for view in (small, small[:, ::-1])])
+    if np.ptp(small) <= _FLAT:  # it has no frequencies but its colour, which decides then
+        return np.repeat(_colour_bits(picture)[None], 2, 0)
     return np.packbits(low > np.median(low, 1, keepdims=True), 1)
+
+
+def _colour_bits(picture):
+    """uint8 (32,) that a picture's mean colour decides, far apart for other colours."""
+    mean = picture.mean((0, 1)).round().astype(np.uint8)
+    return np.random.default_rng(mean.tolist()).integers(0, 256, 32, np.uint8)
 
 
 def group_duplicates(hashes, rows):

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import stat
+import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from palette_ms.data.files import find, is_others, replacing, tell_left_out
 from palette_ms.errors import UserError
+
+# Above it, a file that claims to be a picture is taken for one that means harm.
+MOST_PIXELS = 1_000_000 * int(os.environ.get("PALETTE_MS_MEGAPIXELS") or 400)
+_LIMIT = threading.Lock()
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff",
             ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".pcx",
@@ -62,7 +68,7 @@ def open_picture(source, name=None):
             check_regular(source)
             with open(source, "rb") as file:
                 data = file.read()
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             yield image, data
     except UserError:
         raise
@@ -75,7 +81,61 @@ def open_picture(source, name=None):
     # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
     except Exception as error:
         text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        if isinstance(error, OSError) and "truncated" in text:
+            text += _share_whole(image)
         raise UserError(f"cannot read picture {name}: {text}") from None
+
+
+def opened(data):
+    """Encoded bytes, opened by Pillow, whose limits are not ours: `MOST_PIXELS` may be raised, and texts too large for
+    it, or damaged, are no reason to refuse a PNG. May raise anything."""
+    try:
+        image = _open(data)
+        if data.startswith(_PNG):
+            image.load()  # some texts stand behind the pixels
+        return image
+    except (ValueError, SyntaxError, OSError):
+        if not data.startswith(_PNG):
+            raise
+        return _open(pixels_alone(data))
+
+
+def _open(data):
+    with _LIMIT:  # Pillow's is the whole process's
+        most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"it has {image.width * image.height / 1e6:.0f} megapixels, more than the "
+                         f"{MOST_PIXELS / 1e6:.0f} that are taken; PALETTE_MS_MEGAPIXELS=N in the environment allows "
+                         "more")
+    return image
+
+
+def pixels_alone(data):
+    """A PNG without the chunks that hold texts and a profile: large or damaged ones, which Pillow refuses, say nothing
+    against the pixels."""
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(data):
+        end = place + 12 + int.from_bytes(data[place:place + 4], "big")
+        if data[place + 4:place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
+
+
+def _share_whole(image):
+    """What to add to the message on a file that is cut off: how much of a picture Pillow has decoded."""
+    try:
+        rows = np.asarray(image.im if isinstance(image.im, Image.Image) else image._new(image.im))
+    except Exception:  # nothing at all
+        return ""
+    whole = np.flatnonzero(rows.reshape(len(rows), -1).any(1))
+    count = whole[-1] + 1 if len(whole) else 0
+    return (f"; about {count} of its {len(rows)} rows are whole: a program that opens it can save these as a picture "
+            "of its own")
 
 
 def _from_array(array):

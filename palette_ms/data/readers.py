@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from palette_ms.data.images import SUFFIXES, check_regular
+from palette_ms.data.images import SUFFIXES, check_regular, opened, pixels_alone
 from palette_ms.errors import UserError
 
 _LARGEST = 2**32  # bytes of a decoded file: a header may claim any size, and a few kB unpack to what no memory holds
@@ -99,7 +99,7 @@ def from_pillow(image):
 
 
 def _read_pillow(data):
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return from_pillow(image)
 
 
@@ -107,6 +107,7 @@ def _read_png(data):
     if data[24:25] != _SIXTEEN_BITS:
         return _read_pillow(data)
     # Pillow makes 8 bits of most kinds of 16. OpenCV does not, but tells damage on stderr, so that is looked for first.
+    data = pixels_alone(data)
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

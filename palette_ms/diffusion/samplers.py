@@ -7,6 +7,7 @@ step by step.
 """
 
 import functools
+import math
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Optional
@@ -92,10 +93,10 @@ class Sampling:
             raise ValueError(f"dynamic_threshold must be a share above 0 and at most 1, not {self.dynamic_threshold}")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, not {self.strength}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must be at least 0, not {self.tolerance}")
-        if not self.guidance >= 1:
-            raise ValueError(f"guidance must be at least 1 (off), not {self.guidance}")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance must be at least 0 and finite, not {self.tolerance}")
+        if not 1 <= self.guidance < math.inf:
+            raise ValueError(f"guidance must be at least 1 (off) and finite, not {self.guidance}")
         if self.reuse < 1:
             raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")
 

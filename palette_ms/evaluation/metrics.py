@@ -78,4 +78,31 @@ def ab_error(restored, original, where=None, span=255):
     return float(np.mean(distances if where is None else distances[where]))
 
 
-METRICS = {"psnr": psnr, "ssim": ssim, "ab_error": ab_error}
+def luma(picture, span=255):
+    """Y of BT.601, from 16 to 235, as MATLAB's rgb2ycbcr gives it and papers on super-resolution and JPEG compare it.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        span: must be 255.
+
+    Returns: float64 (H, W, 1), not rounded.
+
+    Raises:
+        UserError: it is not RGB of 8 bits.
+    """
+    if span != 255 or np.shape(picture)[2] != 3:
+        raise UserError("psnr_y and ssim_y need RGB of 8 bits")
+    return 16 + np.asarray(picture) @ np.array([[65.481], [128.553], [24.966]]) / 255
+
+
+def psnr_y(restored, original, where=None, span=255):
+    """`psnr` of their `luma`, with 255 as the greatest value, as papers have it."""
+    return psnr(luma(restored, span), luma(original, span), where)
+
+
+def ssim_y(restored, original, where=None, span=255):
+    """`ssim` of their `luma`, with 255 as the greatest value."""
+    return ssim(luma(restored, span), luma(original, span), where)
+
+
+METRICS = {"psnr": psnr, "ssim": ssim, "psnr_y": psnr_y, "ssim_y": ssim_y, "ab_error": ab_error}

@@ -94,7 +94,7 @@ def _by_name(folder, folders):
     return by_name(folder, ARRAY_SUFFIXES, files)
 
 
-def measure(pair, metrics, limits=None):
+def measure(pair, metrics, limits=None, border=0):
     """The value of each metric (names in `METRICS`) for a `Pair`: the mean over its samples.
 
     Pictures are compared as RGB of 8 bits where one of them has no more; others by their own values.
@@ -103,6 +103,7 @@ def measure(pair, metrics, limits=None):
         pair: `Pair`.
         metrics: names in `METRICS`.
         limits: (low, high), what the values span, also in files of 8 bits; None: what the dtype does.
+        border: pixels left out at each edge.
 
     Raises:
         UserError: an unreadable picture, sizes or channels that differ, an empty mask, values of more than 16 bits
@@ -113,13 +114,20 @@ def measure(pair, metrics, limits=None):
     if pair.mask is not None:
         where = form.read_mask(pair.mask) > 0.5
         _check_size(pair.mask, where, pair.reference, original)
+    height, width = original.shape[:2]
+    if 2 * border >= min(height, width):
+        raise UserError(f"nothing of {pair.reference}, {width}×{height}, is left without a border of {border} pixels")
+    inner = np.s_[border:height - border, border:width - border]
+    where = None if where is None else where[inner]
+    if where is not None and not where.any():
+        raise UserError(f"{pair.mask} is white in the border alone: nothing to compare")
     values = []
     for path in pair.samples:
         restored = form.read(path)
         _check_size(path, restored, pair.reference, original)
         if restored.shape[2] != original.shape[2]:
             raise OtherChannels(path, restored.shape[2], original.shape[2])
-        values.append([METRICS[name](restored, original, where, span) for name in metrics])
+        values.append([METRICS[name](restored[inner], original[inner], where, span) for name in metrics])
     return np.mean(values, 0)
 
 
@@ -157,13 +165,13 @@ def _check_size(path, array, reference, original):
                         "they must be the same")
 
 
-def evaluate(pairs, metrics, limits=None):
+def evaluate(pairs, metrics, limits=None, border=0):
     """The report on all `Pair`s, spread over the ranks; every rank gets it whole.
 
     Args:
         pairs: from `match`, the same on all ranks.
         metrics: names in `METRICS`.
-        limits: see `measure`.
+        limits, border: see `measure`.
 
     Returns: dict of metric → {"mean", "std" (of the pictures as a population; None where a value is infinite),
         "pictures" (their number), "values" (of each name)}. The values are those of float32, which ranks exchange.
@@ -175,7 +183,7 @@ def evaluate(pairs, metrics, limits=None):
     mine = range(runtime.rank(), len(pairs), runtime.ranks())
     for i in tqdm(mine, desc="evaluate", unit="picture", disable=None, leave=False):
         try:
-            values[i] = measure(pairs[i], metrics, limits)
+            values[i] = measure(pairs[i], metrics, limits, border)
         except UserError as error:
             failed += 1
             tqdm.write(f"{pairs[i].name} was not compared: {error}", file=sys.stderr)

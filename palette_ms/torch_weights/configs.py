@@ -6,12 +6,11 @@ Each function returns nested dicts in the form of this project's YAML, of just t
 import contextlib
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from palette_ms.config import parse_yaml
 from palette_ms.diffusion.schedule import SCHEDULES, make_beta_schedule
 from palette_ms.errors import UserError
 
@@ -21,6 +20,7 @@ _ADM_DEFAULTS = {
     "num_heads_upsample": -1, "attention_resolutions": "16,8", "channel_mult": "", "dropout": 0.0, "class_cond": False,
     "use_scale_shift_norm": True, "resblock_updown": False, "use_new_attention_order": False, "learn_sigma": False,
     "diffusion_steps": 1000, "noise_schedule": "linear", "predict_xstart": False, "rescale_timesteps": False,
+    "sigma_small": False,  # improved-diffusion's, whose flags are else the same
 }
 _ADM_CHANNEL_MULTS = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 _ADM_CLASSES = 1000
@@ -46,8 +46,8 @@ def read_foreign_config(text):
     """A config of another program as a dict.
 
     Args:
-        text: path of a JSON or YAML file (the port's // comments are left out) or of a text file with flags, or the
-            flags themselves ("--image_size 256 --num_channels 256 …").
+        text: path of a JSON or YAML file (the port's // comments are left out) or of a text with flags somewhere in
+            it, such as a shell script or a notebook, or the flags themselves ("--image_size 256 --num_channels 256 …").
 
     Raises:
         UserError: no such file, or none of these forms.
@@ -58,43 +58,34 @@ def read_foreign_config(text):
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read config {text}: {getattr(error, 'strerror', None) or error}") from None
-    if "--" in text and re.match(r"\s*(\w+=['\"]?)?--\w", text):  # flags, possibly as a shell variable's value
-        return _flags(text)
     # The port cuts every line at //, which breaks addresses; comments stand after a blank or a bracket nearly always.
     uncommented = re.sub(r"(^|[\s,\[\]{}])//.*", r"\1", text, flags=re.M)
     for candidate in (uncommented, re.sub(r"//.*", "", text)):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(candidate)
             break
     else:
-        content = _yaml(uncommented)
+        flags = _flags(text)
+        if flags:
+            return flags
+        try:
+            content = parse_yaml(uncommented)
+        except ValueError as error:
+            raise UserError(f"the config is neither JSON, YAML nor flags: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("cells"), list):  # a notebook
+        sources = [cell.get("source", "") for cell in content["cells"] if isinstance(cell, dict)]
+        return _flags("\n".join("".join(map(str, source)) for source in sources))
     if not isinstance(content, dict):
         raise UserError("the config is neither JSON, YAML nor flags")
     return content
 
 
-def _yaml(text):
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the config is neither JSON, YAML nor flags: {' '.join(str(error).split())}") from None
-
-
 def _flags(text):
-    try:
-        # Split twice: the flags may stand in quotes, as a shell variable's value (MODEL_FLAGS="--image_size 256 …").
-        words = shlex.split(" ".join(shlex.split(text, comments=True)))
-    except ValueError as error:
-        raise UserError(f"the config's flags cannot be read: {error}") from None
-    flags, name = {}, None
-    for word in words:
-        flag = re.fullmatch(r"(?:\w+=)?--(\w+)(?:=(.*))?", word)
-        if flag:
-            name = flag[1]
-            flags[name] = flag[2] or ""
-        elif name:
-            flags[name] = f"{flags[name]} {word}".strip()
-    return flags
+    """The flags in a text (--name value, --name=value), wherever they stand; comments and continued lines are the
+    shell's."""
+    text = re.sub(r"(^|\s)#.*", "", re.sub(r"\\\r?\n", " ", text), flags=re.M)
+    found = re.findall(r"""(?<![\w-])--(\w+)(?:(?:=|[ \t]+)(?!--)["']?([^\s"';&|]*))?""", text)
+    return dict(found)
 
 
 def palette_config(content):
@@ -183,9 +174,11 @@ def adm_config(content):
         name = _ADM_CONSTRUCTOR.get(name, name)
         if name in flags:
             default = _ADM_DEFAULTS[name]
-            flags[name] = yaml.safe_load(value) if isinstance(value, str) and not isinstance(default, str) else value
+            flags[name] = parse_yaml(value) if isinstance(value, str) and not isinstance(default, str) else value
     if flags["rescale_timesteps"] and flags["diffusion_steps"] != 1000:
-        raise UserError("rescale_timesteps is supported for 1000 diffusion_steps alone")
+        raise UserError(f"this network of improved-diffusion was trained with rescale_timesteps: it is told the time "
+                        f"t · 1000 / {flags['diffusion_steps']}, and here networks are told whole steps t alone. With "
+                        "1000 diffusion_steps, where both are the same, it can be converted")
     size, mults, attention = flags["image_size"], flags["channel_mult"], flags["attention_resolutions"]
     if mults == "":
         if size not in _ADM_CHANNEL_MULTS:
@@ -208,6 +201,8 @@ def adm_config(content):
     diffusion = {
         "prediction": "x0" if flags["predict_xstart"] else "eps", "train_schedule": schedule, "test_schedule": schedule,
     }
+    if flags["sigma_small"] and not flags["learn_sigma"]:
+        diffusion["variance"] = "posterior"
     return {"model": model, "diffusion": diffusion, "data": {"image_size": size},
             "split_in_heads": not flags["use_new_attention_order"]}
 

@@ -76,7 +76,7 @@ def convert(path, arch=None, foreign_config=None, overrides=()):
     if "image_size" not in raw.get("data", {}):
         notes.append("the image size is not told: taken to be 256; data.image_size=N says otherwise")
     config = config_from_dict(raw, str(foreign_config or path))
-    unet = build_unet(config.model)
+    unet = build_unet(config.model, path, path.stat().st_size)
     network = {official_prefix + name: array for name, array in network.items()}
     weights = from_torch(network, unet, arch, path, split_in_heads)
     return Converted(config, weights, f"converted from {path.name} of {PROGRAMS[arch]}", notes)
@@ -102,7 +102,8 @@ def _foreign(arch, foreign_config):
         return content  # this project's own form
     try:
         return (palette_config if arch == "palette" else adm_config)(content)
-    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:  # values of kinds that no such config has
+    # Values of kinds that no such config has
+    except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"{foreign_config} is not a config of {PROGRAMS[arch]}: {error}") from None
 
 

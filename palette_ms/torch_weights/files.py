@@ -2,15 +2,20 @@
 
 A `.pth` file is a pickle whose tensors point into raw storages beside it: members of a zip archive since PyTorch 1.6,
 before that the rest of the file. A pickle names functions to call, and could name any; here only those that describe
-tensors are known, as the stand-ins below, and every other name is refused.
+tensors are known, as the stand-ins below. What else it names (a date, arguments of a training) is nothing that holds
+tensors and is never run: an empty stand-in takes its place, and such values are left out.
+
+A file is never believed about its size: what it claims is compared with its length before memory is asked for.
 """
 
 import collections
 import io
 import json
+import math
 import os
 import pickle
 import pickletools
+import stat
 import struct
 import zipfile
 from pathlib import Path
@@ -38,6 +43,15 @@ _SAFETENSORS = {
 }
 
 
+def is_torch(path):
+    """Whether a file begins as those of PyTorch do: a zip archive, or a pickle of protocol 2 on."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4).startswith((b"PK", b"\x80"))
+    except OSError:
+        return False
+
+
 def read_tensors(path):
     """All tensors of a PyTorch checkpoint (`.pth`, `.pt`: zip or older format) or of a `.safetensors` file.
 
@@ -50,12 +64,14 @@ def read_tensors(path):
     Returns: dict of arrays by name, possibly views that share memory.
 
     Raises:
-        UserError: no such file, not a checkpoint, cut off, damaged, or a pickle that asks for anything but tensors.
+        UserError: no such file, not a checkpoint, cut off, damaged, or a pickle with a network as a whole.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             head = file.read(512)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} is a pipe or a device, not a file")
             if head.lstrip()[:1] == b"<":
                 raise UserError(f"{path} is a web page (HTML or XML), not a checkpoint: the download went wrong")
             file.seek(0)
@@ -66,18 +82,26 @@ def read_tensors(path):
         raise UserError(f"no such file: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    tensors = dict(_named_tensors(content))
+    found = list(_named_values(content, set()))
+    tensors = {name: value for name, value in found if name and isinstance(value, _Tensor)}
     if not tensors:
-        raise UserError(f"{path} holds no tensors by name: not a checkpoint of a network")
-    return {name: _materialized(value, name, path) for name, value in tensors.items()}
+        others = sorted({value.asked for _, value in found if isinstance(value, _Inert)})
+        raise UserError(f"{path} holds no tensors by name: not a checkpoint of a network"
+                        + (f"; its pickle asks for {others[0]}, which no tensor needs; nothing of it was run"
+                           if others else ""))
+    values = {}  # of each storage, widened once
+    return {name: _materialized(value, name, path, values) for name, value in tensors.items()}
 
 
-def _named_tensors(content, prefix=""):
-    if isinstance(content, dict):
-        for name, value in content.items():
-            yield from _named_tensors(value, f"{prefix}.{name}" if prefix else str(name))
-    elif isinstance(content, _Tensor) and prefix:
+def _named_values(content, seen, prefix=""):
+    """(name, value) of all that lies in nested dicts, each of which is looked into once: a few that hold each other, or
+    themselves, would have any number of names."""
+    if not isinstance(content, dict):
         yield prefix, content
+    elif id(content) not in seen:
+        seen.add(id(content))
+        for name, value in content.items():
+            yield from _named_values(value, seen, f"{prefix}.{name}" if prefix else str(name))
 
 
 # What a pickle may name: stand-ins that describe a tensor and do nothing
@@ -128,18 +152,49 @@ _ALLOWED = {
 }
 
 
+class _Inert:
+    """Stands for whatever else a pickle names: takes everything that a pickle may do with it, and does nothing.
+
+    Attributes:
+        asked: what it stands for.
+    """
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value):
+        pass
+
+    def extend(self, values):
+        pass
+
+    add = append
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file, storage):
         super().__init__(file, encoding="utf-8")
         self.storage = storage
 
     def find_class(self, module, name):
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            hint = "; save the model's state_dict() instead" if module.startswith("torch.nn") else ""
-            raise UserError(f"its pickle asks for {module}.{name}, which no tensor needs; nothing of it was run"
-                            f"{hint}") from None
+        known = (module, name) in _ALLOWED
+        # A network as a whole, or tensors of kinds that are not read: what they hold would be lost without a word.
+        if not known and (module.startswith(("torch.nn", "torch._utils")) or name.endswith("Storage")):
+            raise UserError(f"its pickle asks for {module}.{name}, which no tensor needs; nothing of it was run; save "
+                            "the model's state_dict() instead")
+        return _ALLOWED[module, name] if known else type("_Inert", (_Inert,), {"asked": f"{module}.{name}"})
 
     def persistent_load(self, pid):
         kind, storage_type, key, _, numel, *_ = pid
@@ -160,6 +215,8 @@ def _unpickle(file, path, storage):
         return _Unpickler(file, storage).load()
     except UserError as error:
         raise UserError(f"{path} is refused: {error}") from None
+    except MemoryError:
+        raise UserError(f"{path} is damaged: its pickle claims more than memory holds") from None
     except RecursionError:
         raise UserError(f"{path}: its pickle is nested too deeply") from None
     # A damaged pickle can break the unpickler in many ways: UnpicklingError, EOFError, IndexError, TypeError …
@@ -176,23 +233,32 @@ def _read_zip(file, path):
                 raise UserError(f"{path} is a zip archive, but not a PyTorch checkpoint: it has no data.pkl"
                                 + (" (TorchScript?)" if any("code/" in name for name in members) else ""))
             root = pickles[0].rsplit("/", 1)[0]
+            room = os.fstat(file.fileno()).st_size
+
+            def member(info):
+                # PyTorch compresses nothing, and no two members share their bytes: all fit into the file's.
+                nonlocal room
+                room -= info.file_size
+                if info.compress_type != zipfile.ZIP_STORED or room < 0:
+                    raise UserError(f"{info.filename} is compressed, or longer than the file, as PyTorch never writes "
+                                    "it")
+                return archive.read(info)
+
             order = members.get(f"{root}/byteorder")
-            if order is not None and archive.read(order).strip() == b"big":
+            if order is not None and member(order).strip() == b"big":
                 raise UserError(f"{path} was written on a big-endian machine, which is not supported")
 
             def storage(key, dtype, numel):
                 info = members.get(f"{root}/data/{key}")
                 if info is None:
                     raise UserError(f"storage {key} is missing")
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise UserError(f"storage {key} is compressed, as PyTorch never writes it")
                 _check_length(key, dtype, numel, info.file_size)
                 if key not in read:
-                    read[key] = archive.read(info)
+                    read[key] = member(info)
                 return _Storage(key, dtype, numel, read[key])
 
             read = {}
-            return _unpickle(io.BytesIO(archive.read(pickles[0])), path, storage)
+            return _unpickle(io.BytesIO(member(members[pickles[0]])), path, storage)
     # All of them are zipfile's: NotImplementedError for a kind of archive that it cannot read, RuntimeError for an
     # encrypted one.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
@@ -210,7 +276,8 @@ def _read_legacy(file, path):
         raise UserError(f"{path} is a pickle, but not a PyTorch checkpoint")
     if _unpickle(file, path, none) != _LEGACY_PROTOCOL:
         raise UserError(f"{path} is of a PyTorch format that is not supported")
-    if not _unpickle(file, path, none).get("little_endian", True):
+    machine = _unpickle(file, path, none)
+    if not isinstance(machine, dict) or not machine.get("little_endian", True):
         raise UserError(f"{path} was written on a big-endian machine, which is not supported")
     storages = {}
 
@@ -221,8 +288,9 @@ def _read_legacy(file, path):
         return known
 
     content = _unpickle(file, path, storage)
-    for key in _unpickle(file, path, none):
-        if key not in storages:
+    keys = _unpickle(file, path, none)
+    for key in keys if isinstance(keys, list) else ():
+        if not isinstance(key, str) or key not in storages:
             raise UserError(f"{path} is damaged: storage {key} belongs to no tensor")
         _, dtype, numel, data = storages[key]
         header = file.read(8)
@@ -231,8 +299,8 @@ def _read_legacy(file, path):
         length = struct.unpack("<q", header)[0]
         if length != numel:
             raise UserError(f"{path} is damaged: storage {key} has {length} elements, its tensors claim {numel}")
+        _check_length(key, dtype, numel, os.fstat(file.fileno()).st_size - file.tell(), path)
         data += file.read(numel * _itemsize(dtype))
-        _check_length(key, dtype, numel, len(data), path)
     return content
 
 
@@ -249,18 +317,19 @@ def _check_length(key, dtype, numel, length, path=None):
 def _read_safetensors(file, path):
     try:
         length = struct.unpack("<Q", file.read(8))[0]
-        header = json.loads(file.read(length).decode()) if length <= 2**27 else None
+        header = json.loads(file.read(length).decode()) if length <= os.fstat(file.fileno()).st_size else None
         header.pop("__metadata__", None)
         data = file.read()
-        tensors = {}
+        tensors, claimed = {}, 0
         for name, info in header.items():
             start, end = info["data_offsets"]
             dtype = _SAFETENSORS[info["dtype"]]
-            size = int(np.prod(info["shape"], dtype=np.int64)) * _itemsize(dtype)
-            if not 0 <= start <= end <= len(data) or end - start != size:
+            size = math.prod(info["shape"]) * _itemsize(dtype)
+            claimed += size
+            if not 0 <= start <= end <= len(data) or end - start != size or claimed > len(data):
                 raise ValueError(f"{name} lies outside the file")
             tensors[name] = _as_array(data[start:end], dtype).reshape(info["shape"])
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a whole safetensors file (cut off or damaged?): {error}") from None
     return tensors
 
@@ -272,16 +341,20 @@ def _as_array(data, dtype, count=-1):
     return array.astype(np.float32, copy=False) if dtype.kind == "f" else array
 
 
-def _materialized(tensor, name, path):
+def _materialized(tensor, name, path, values):
     """The tensor as an array: a view of its storage, which may be strided and shared."""
     storage, offset, size, stride = tensor
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
     if 0 in size:
         return np.zeros(size, np.float32)
-    if last >= storage.numel:
-        raise UserError(f"{path} is damaged: {name} needs {last + 1} elements of storage {storage.key}, "
-                        f"which has {storage.numel}")
-    elements = _as_array(storage.data, storage.dtype, storage.numel)
+    needed = max(last + 1, math.prod(size))
+    if needed > storage.numel:
+        raise UserError(f"{path} is damaged: {name} needs {needed} elements of storage {storage.key}, which has "
+                        f"{storage.numel}")
+    key = storage.key, str(storage.dtype), storage.numel
+    if key not in values:
+        values[key] = _as_array(storage.data, storage.dtype, storage.numel)
+    elements = values[key]
     strides = [step * elements.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(elements[offset:], size, strides, writeable=False)
 

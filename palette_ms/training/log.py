@@ -1,6 +1,7 @@
 """What a training run tells: a progress bar or lines, JSON lines, TensorBoard where it is installed."""
 
 import json
+import math
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -13,8 +14,8 @@ class TrainingLog:
     """Context manager around a run.
 
     Args:
-        folder: `log.jsonl` is appended to there, one object a line; TensorBoard's files lie in `tensorboard/`. None:
-            no files.
+        folder: `log.jsonl` is appended to there, one object a line, with null for what is not finite; TensorBoard's
+            files lie in `tensorboard/`. None: no files.
         first, last: step numbers, for the bar.
         end: when the run ends if the last step is not reached before, as `time.monotonic()` tells it.
 
@@ -68,7 +69,11 @@ class TrainingLog:
         self._time, self._step = now, step
         try:
             if self._file:
-                self._file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+                # JSON has no word for what is not finite.
+                known = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                         for name, value in values.items()}
+                line = json.dumps({"step": step, "time": round(time.time(), 1), **known}, allow_nan=False)
+                self._file.write(line + "\n")
                 self._file.flush()
             if self._writer:
                 for name, value in values.items():
