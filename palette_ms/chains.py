@@ -12,6 +12,7 @@ from palette_ms.diffusion.samplers import create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
+from palette_ms.runtime import max_memory
 from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
@@ -87,7 +88,7 @@ class Chains:
                         side = self.config.data.image_size
                         if not told:  # unlike print, this leaves a progress bar whole
                             tqdm.write(f"tiles of {side}×{side} pixels: the whole picture's attention would take more "
-                                       f"than {ATTENTION_LIMIT // 2**20} MiB", file=sys.stderr)
+                                       f"than {_attention_limit() // 2**20} MiB", file=sys.stderr)
                         told = True
                     sampler, report, count = self._sampler_of_hole(
                         None if labels is None else labels * len(members), task,
@@ -102,7 +103,7 @@ class Chains:
         """Whether what the network is given of (P, 1, H, W) in tiles, or None, is larger than in training and takes
         too much memory."""
         sides = [min(side, tile or side) for side in hole.shape[2:]]
-        return max(sides) > self.config.data.image_size and self.network.attention_bytes(*sides) > ATTENTION_LIMIT
+        return max(sides) > self.config.data.image_size and self.network.attention_bytes(*sides) > _attention_limit()
 
     def _sampler_of_hole(self, labels, task, sampling, tile, overlap, update, hole):
         """(sampler, what it reports to, its network calls) for a batch's hole (P, 1, H, W)."""

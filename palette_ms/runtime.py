@@ -49,6 +49,21 @@ def memory():
     return found
 
 
+def max_memory():
+    """Bytes that restoring a picture may take: half of `memory`, or what PALETTE_MS_MAX_MEMORY says, such as 8G.
+
+    Raises:
+        UserError: it says no such thing.
+    """
+    wanted = os.environ.get("PALETTE_MS_MAX_MEMORY")
+    if not wanted:
+        return memory() // 2
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([MGT])(i?B)?", wanted, re.I)
+    if not found:
+        raise UserError(f"the most memory to take must be like 500M or 8G, not {wanted!r}")
+    return int(float(found[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[found[2].upper()])
+
+
 def device():
     """The device MindSpore computes on: "Ascend", "GPU" or "CPU"."""
     import mindspore as ms

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -62,6 +63,9 @@ def main():
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
                                                  "picture at once, where the network allows its size)")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles, in pixels (default: a quarter of the tile)")
+    parser.add_argument("--max-memory", metavar="SIZE",
+                        help="such as 8G: what takes more is made in tiles as far as that helps, or refused (default: "
+                             "half of the machine's)")
     parser.add_argument("--num-samples", type=int, default=1, help="different results for each picture")
     parser.add_argument("--first-sample", type=int, default=0, metavar="K",
                         help="number of the first of them: 2 makes the third of several again, alone")
@@ -88,6 +92,9 @@ def main():
 
     from palette_ms.pipeline import Palette
 
+    if args.max_memory is not None:
+        os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
+    runtime.max_memory()
     palette = Palette.load(args.ckpt, args.device, args.runtime, args.precision)
     check_format(palette.forms[1], args, one)
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:

@@ -3,10 +3,10 @@ goes wrong.
 
     python scripts/fuzz_files.py --files 1000 --seed 0
 
-A file is a valid one of its kind with a part cut off, bits flipped, bytes doubled or taken out, numbers in it made huge,
-or another kind's suffix. Each goes to a verb's main() in this process, where a timer interrupts what takes too long.
-What must come out is exit status 0 or 2 (or 1 to 4 and 143 of a training), with an error of one or two lines. Told are
-tracebacks, bugs, hangs, files written outside of the output folder, and the peak memory. Exit status 1: something was.
+A file is a valid one of its kind with a part cut off, bits flipped, bytes doubled or taken out, numbers in it made
+huge, or another kind's suffix. Each goes to a verb's main() in this process, where a timer interrupts what takes too
+long. What must come out is exit status 0 or 2 (3 or 4 of a training). Told are tracebacks, bugs of ours, hangs, files
+written outside of the output folder, and the peak memory. Exit status 1: something went wrong.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import pickle
 import resource
 import shutil
@@ -137,7 +136,8 @@ def seeds():
     for suffix in (".zip", ".npz"):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("a.png" if suffix == ".zip" else "arr_0.npy", files[".png" if suffix == ".zip" else ".npy"])
+            name = "a.png" if suffix == ".zip" else "arr_0.npy"
+            archive.writestr(name, files[name[-4:]])
         files[suffix] = file.getvalue()
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:

@@ -1,5 +1,6 @@
 """The network in ONNX Runtime says what its Cell says, and its files lie where they can."""
 
+import os
 import time
 
 import numpy as np
@@ -179,3 +180,67 @@ def test_an_unknown_runtime_ends_in_one_line(checkpoint, tmp_path, monkeypatch, 
         errors.run(palette_ms.sample.main)
     assert end.value.code == 2
     assert "unknown runtime 'tensorrt': auto, mindspore, onnx" in capsys.readouterr().err
+
+
+def test_sizes_above_the_training_size_are_rounded_up_to_few(tmp_path):
+    unet = filled(UNet(**TINY))
+    network = OnnxCell(unet, tmp_path / "model.safetensors", "", 16, 2)
+    for size in ((16, 8), (18, 16), (22, 24)):
+        made, expected = network(*inputs(1, *size)).asnumpy(), unet(*inputs(1, *size)).asnumpy()
+        assert made.shape == expected.shape
+        assert relative_error(Tensor(made), expected) < (1e-5 if max(size) <= 16 else 1)
+    assert sorted(path.name.split(".")[-2] for path in tmp_path.glob("*.onnx")) == ["16x8", "24x16", "24x24"]
+    assert [network._rounded(side) for side in (2, 16, 18, 100, 1025, 1200, 3000)] == [2, 16, 24, 104, 1152, 1280, 3072]
+
+
+def damaged(path, kind):
+    content = bytearray(path.read_bytes())
+    if kind == "cut off":
+        del content[1000:]
+    elif kind == "empty":
+        content.clear()
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["cut off", "empty", "a bit changed"])
+def test_a_damaged_file_is_made_anew(tmp_path, kind, capsys):
+    unet, path = filled(UNet(**TINY)), tmp_path / "model.safetensors"
+    expected = OnnxCell(unet, path, "")(*inputs(1, 8, 8)).asnumpy()
+    file, = tmp_path.glob("*.onnx")
+    whole = file.read_bytes()
+    damaged(file, kind)
+    np.testing.assert_array_equal(OnnxCell(unet, path, "")(*inputs(1, 8, 8)).asnumpy(), expected)
+    assert file.read_bytes() == whole and "made anew" in capsys.readouterr().err
+
+
+def test_a_file_of_other_weights_is_not_taken_by_its_name(tmp_path, capsys):
+    unet, other, path = filled(UNet(**TINY)), filled(UNet(**TINY)), tmp_path / "model.safetensors"
+    other.conv_out.bias.set_data(other.conv_out.bias + 1)
+    expected = OnnxCell(unet, path, "these")(*inputs(1, 8, 8)).asnumpy()
+    theirs = OnnxCell(other, path, "those")
+    theirs(*inputs(1, 8, 8))
+    (tmp_path / f"{theirs.name}.8x8.onnx").replace(tmp_path / f"{OnnxCell(unet, path, 'these').name}.8x8.onnx")
+    np.testing.assert_array_equal(OnnxCell(unet, path, "these")(*inputs(1, 8, 8)).asnumpy(), expected)
+    assert "made anew" in capsys.readouterr().err
+
+
+def test_files_lie_where_no_other_user_can_put_one(tmp_path, monkeypatch):
+    shared, home, temporary = tmp_path / "shared", tmp_path / "home", tmp_path / "a b+é"
+    for folder in (shared, home, temporary):
+        folder.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setattr("palette_ms.unet.onnx.gettempdir", lambda: str(temporary))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    network = OnnxCell(UNet(**TINY), shared / f"{'m' * 240}.safetensors", "")
+    assert [*network._folders()][:2] == [home / ".cache/palette_ms", temporary / f"palette_ms-{os.getuid()}"]
+    assert (home / ".cache/palette_ms").stat().st_mode & 0o777 == 0o700
+    (home / ".cache/palette_ms").chmod(0o777)  # as others might have made it
+    (temporary / f"palette_ms-{os.getuid()}").rmdir()
+    (temporary / f"palette_ms-{os.getuid()}").symlink_to(shared)
+    own, = network._folders()
+    assert own.stat().st_mode & 0o777 == 0o700
+    network(*inputs(1, 8, 8))
+    assert len(list(own.glob("m*.8x8.onnx"))) == 1 and not list(shared.iterdir())

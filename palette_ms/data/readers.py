@@ -41,8 +41,8 @@ def read_file(path, offset=0, size=-1):
             return file.read(size)
     except FileNotFoundError:
         raise UserError(f"no such picture: {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read picture {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # of a name that none can be, such as one with a null byte, a ValueError
+        raise UserError(f"cannot read picture {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def kind_of(data):

@@ -158,7 +158,7 @@ def export(checkpoint, path):
     Raises:
         UserError: a network that the other programs have not, or the file cannot be written.
     """
-    config = checkpoint.config
+    config, unet = checkpoint.config, checkpoint.load_unet()
     model, diffusion = config.model, config.diffusion
     if (model.patch_size != 1 or model.norm_groups != 32 or model.attention != "global"
             or diffusion.noise_input != "value" or diffusion.from_source):
@@ -167,7 +167,6 @@ def export(checkpoint, path):
     arch = "adm" if diffusion.time_input == "t" else "palette"
     if arch == "palette" and (diffusion.prediction != "eps" or model.num_classes):
         raise UserError(f"{checkpoint.path}: the PyTorch Palette port knows no classes, and no prediction but eps")
-    unet = checkpoint.load_unet()
     tensors = to_torch(unet_arrays(unet), unet, arch)
     if arch == "palette":
         tensors.update(_buffers(make_beta_schedule(**vars(diffusion.train_schedule))))

@@ -41,6 +41,10 @@ class OnnxCell:
         cell: the Cell, for sampling (`set_train(False)`), float32. All its inputs and outputs begin with N.
         checkpoint: path of the file that it was loaded from.
         identity: a text that tells weights, config and part of the network from others.
+        trained, multiple: side of the training pictures, and what the network divides. Larger sizes are rounded up to
+            few, and what is added reflects the picture and is cut off again: to multiples of half the training size,
+            at most 64, from 1024 pixels on to an eighth of the next smaller power of two. An export takes seconds;
+            normalisations, whose statistics are of the whole map, move a little. None: sizes stay as they are.
 
     Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
 
@@ -48,8 +52,9 @@ class OnnxCell:
         UserError: the network cannot be exported, or ONNX Runtime cannot run it, such as for want of memory.
     """
 
-    def __init__(self, cell, checkpoint, identity):
+    def __init__(self, cell, checkpoint, identity, trained=None, multiple=1):
         self.cell = cell
+        self.trained, self.multiple = trained, multiple
         self.checkpoint = checkpoint = Path(checkpoint)
         self.identity = identity
         self.stem = os.fsdecode(os.fsencode(checkpoint.stem)[:_NAME_BYTES])
@@ -64,7 +69,11 @@ class OnnxCell:
 
     def __call__(self, *inputs):
         inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in inputs if tensor is not None]
-        batch = len(inputs[0])
+        batch, (height, width) = len(inputs[0]), inputs[0].shape[2:]
+        if self.trained:
+            added = (0, self._rounded(height) - height), (0, self._rounded(width) - width)
+            inputs = [np.pad(array, ((0, 0), (0, 0), *added), "symmetric") if array.ndim == 4 else array
+                      for array in inputs]
         workers = min(batch, processors())
         session = self._session(inputs, processors() // workers)
         names = [node.name for node in session.get_inputs()]
@@ -77,8 +86,19 @@ class OnnxCell:
                     outputs = list(pool.map(lambda picture: session.run(None, picture), pictures))
         except Exception as error:  # its kinds of error have no common base
             raise _failed(error, inputs) from None
-        outputs = [Tensor(np.concatenate(arrays)) for arrays in zip(*outputs)]
+        outputs = [np.concatenate(arrays) for arrays in zip(*outputs)]
+        if self.trained:
+            outputs = [np.ascontiguousarray(array[..., :height, :width]) for array in outputs]
+        outputs = [Tensor(array) for array in outputs]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _rounded(self, side):
+        """The side at which a picture's is computed."""
+        if side <= self.trained:
+            return side
+        step = max(min(self.trained // 2, 64), 2 ** (side.bit_length() - 1) // 8)
+        step = -(-step // self.multiple) * self.multiple
+        return -(-side // step) * step
 
     def _session(self, inputs, threads):
         """Of ONNX Runtime, for these inputs' size, that computes a picture by so many threads."""
