@@ -564,3 +564,9 @@ def test_what_cannot_be_split_is_told(raw, kinds, tmp_path):
     with pytest.raises(UserError, match="choose another folder"):
         split(train, tmp_path, 0.5, overwrite=True)
     split(raw, tmp_path, 0.3, overwrite=True)
+
+
+def test_flat_pictures_of_other_colours_are_no_copies():
+    flat = [np.full((64, 64, 3), colour, np.uint8) for colour in (0, 20, 40, (200, 0, 0), (0, 200, 0))]
+    hashes = np.array([duplicates.perceptual_hashes(picture) for picture in [*flat, flat[1][:32]]])
+    assert duplicates.group_duplicates(hashes, np.arange(6)).tolist() == [0, 1, 2, 3, 4, 1]

@@ -14,7 +14,7 @@ from palette_ms import evaluate
 from palette_ms.data.images import load_image
 from palette_ms.errors import UserError
 from palette_ms.evaluation import report
-from palette_ms.evaluation.metrics import METRICS, ab_error, psnr, ssim
+from palette_ms.evaluation.metrics import METRICS, ab_error, luma, psnr, ssim
 
 PHOTO = data.astronaut()[::4, ::4]
 OTHER = np.clip(PHOTO + np.random.default_rng(0).normal(0, 12, PHOTO.shape), 0, 255).astype(np.uint8)
@@ -266,3 +266,22 @@ def test_each_picture_that_cannot_be_compared_is_named_with_the_reason(folders, 
         run(monkeypatch, folders)
     told = [line for line in capsys.readouterr().err.splitlines() if "not compared" in line]
     assert len(told) == 2 and "b_png_1.png is 128×100" in told[0] and "cannot read picture" in told[1]
+
+
+def test_y_is_that_of_papers_with_their_border(tmp_path):
+    """BT.601 as MATLAB's rgb2ycbcr has it: black is 16, white 235."""
+    assert luma(np.uint8([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]]))[0, :, 0] == pytest.approx([16, 235, 81.481])
+    y, other = (16 + picture @ np.array([65.481, 128.553, 24.966]) / 255 for picture in (PHOTO, OTHER))
+    assert METRICS["psnr_y"](OTHER, PHOTO) == pytest.approx(
+        metrics.peak_signal_noise_ratio(y, other, data_range=255), rel=1e-12)
+    for folder, picture in (("originals", PHOTO), ("restored", OTHER)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "a.png")
+    pair, = report.match(tmp_path / "originals", tmp_path / "restored")
+    inner = np.s_[4:-4, 4:-4]
+    expected = metrics.structural_similarity(y[inner], other[inner], gaussian_weights=True, sigma=1.5,
+                                             use_sample_covariance=False, data_range=255)
+    assert report.measure(pair, ["psnr_y", "ssim_y"], border=4) == pytest.approx(
+        [metrics.peak_signal_noise_ratio(y[inner], other[inner], data_range=255), expected], rel=1e-12)
+    with pytest.raises(UserError, match="nothing of .* is left without a border of 64 pixels"):
+        report.measure(pair, ["psnr"], border=64)

@@ -1,10 +1,11 @@
 """Picture files of every kind come in as RGB; broken ones are told in one line."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
 from palette_ms.errors import UserError
@@ -138,3 +139,36 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError):
         save_atomically(Broken(), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_large_or_damaged_text_says_nothing_against_a_pngs_pixels(tmp_path, behind):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    content = saved(tmp_path, Image.fromarray(RGB), "a.png", pnginfo=text).read_bytes()
+    if behind:  # the pixels
+        begin = content.index(b"zTXt") - 4
+        end = begin + 12 + int.from_bytes(content[begin:begin + 4], "big")
+        content = content[:begin] + content[end:-12] + content[begin:end] + content[-12:]
+    (tmp_path / "a.png").write_bytes(content)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), RGB)
+    saved(tmp_path, Image.fromarray(RGB), "b.png", icc_profile=bytes(1_500_000))
+    np.testing.assert_array_equal(load_image(tmp_path / "b.png"), RGB)
+
+
+def test_a_jpeg_that_is_cut_off_is_told_how_much_is_whole(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 64, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "a.jpg")
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"truncated.*about \d+ of its 256 rows are whole"):
+        load_image(path)
+
+
+def test_a_scan_of_a_hundred_megapixels_is_read_and_what_claims_more_than_is_sane_is_not(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("1", (10_000, 9_500)), "scan.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(path, enough=1).shape == (9_500, 10_000, 3)
+    monkeypatch.setattr("palette_ms.data.images.MOST_PIXELS", 90_000_000)
+    with pytest.raises(UserError, match="95 megapixels, more than the 90 .* PALETTE_MS_MEGAPIXELS=N"):
+        load_image(path)

@@ -206,23 +206,25 @@ def damaged(path, kind):
 
 @pytest.mark.parametrize("kind", ["cut off", "empty", "a bit changed"])
 def test_a_damaged_file_is_made_anew(tmp_path, kind, capsys):
-    unet, path = filled(UNet(**TINY)), tmp_path / "model.safetensors"
-    expected = OnnxCell(unet, path, "")(*inputs(1, 8, 8)).asnumpy()
+    path = tmp_path / "model.safetensors"
+    expected = OnnxCell(filled(UNet(**TINY)), path, "")(*inputs(1, 8, 8)).asnumpy()
     file, = tmp_path.glob("*.onnx")
-    whole = file.read_bytes()
     damaged(file, kind)
+    unet = filled(UNet(**TINY))  # MindSpore exports a Cell at a size once
     np.testing.assert_array_equal(OnnxCell(unet, path, "")(*inputs(1, 8, 8)).asnumpy(), expected)
-    assert file.read_bytes() == whole and "made anew" in capsys.readouterr().err
+    assert "made anew" in capsys.readouterr().err
+    OnnxCell(unet, path, "")(*inputs(1, 8, 8))
+    assert "made anew" not in capsys.readouterr().err
 
 
 def test_a_file_of_other_weights_is_not_taken_by_its_name(tmp_path, capsys):
     unet, other, path = filled(UNet(**TINY)), filled(UNet(**TINY)), tmp_path / "model.safetensors"
     other.conv_out.bias.set_data(other.conv_out.bias + 1)
-    expected = OnnxCell(unet, path, "these")(*inputs(1, 8, 8)).asnumpy()
+    expected = unet(*inputs(1, 8, 8)).asnumpy()
     theirs = OnnxCell(other, path, "those")
     theirs(*inputs(1, 8, 8))
     (tmp_path / f"{theirs.name}.8x8.onnx").replace(tmp_path / f"{OnnxCell(unet, path, 'these').name}.8x8.onnx")
-    np.testing.assert_array_equal(OnnxCell(unet, path, "these")(*inputs(1, 8, 8)).asnumpy(), expected)
+    assert relative_error(OnnxCell(unet, path, "these")(*inputs(1, 8, 8)), expected) < 1e-5
     assert "made anew" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import palette_ms.search_steps
 from palette_ms import Palette, errors
-from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
+from palette_ms.checkpoint import MODELS, Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.diffusion.schedule import make_beta_schedule
 from palette_ms.diffusion.search import best_steps, elbo_costs
@@ -137,3 +137,14 @@ def test_mistakes_end_with_one_line(checkpoint, photos, tmp_path, monkeypatch, c
         Palette.load(checkpoint, "cpu")
     copy = shutil.copy(checkpoint, tmp_path / "copy.safetensors")
     assert Palette.load(copy, "cpu").chains.searched == {}
+
+
+@pytest.mark.parametrize("steps", [[999_999], [1e999], [], [10**40], [-5], [1, 2, 3], [5, 1], [1, 1], "12", None])
+def test_steps_that_no_search_finds_are_a_damaged_file(tmp_path, steps):
+    path = tmp_path / "model.safetensors"
+    shutil.copy(MODELS / "photo.safetensors", path)
+    checkpoint = Checkpoint(path)
+    held = json.dumps({"sha256": checkpoint.sha256, "tasks": {"colorization": {"2" if steps else "1": steps}}})
+    steps_file(path).write_text("[" * 100_000 if steps is None else held)
+    with pytest.raises(UserError, match="steps.json is damaged"):
+        load_steps(checkpoint)

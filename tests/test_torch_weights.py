@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import pickletools
+import shutil
 import struct
 import subprocess
 import sys
@@ -427,6 +428,64 @@ def test_a_refused_pickle_names_what_it_asked_for(tmp_path):
     path = zip_file(tmp_path / "a.pth", pickled({"w": Called("posix system", "true")}), {})
     with pytest.raises(UserError, match="posix.system, which no tensor needs; nothing of it was run"):
         read_tensors(path)
+
+
+def test_what_lies_beside_the_weights_is_left_out_and_never_run(tmp_path):
+    sentinel = tmp_path / "executed"
+    content = {"epoch": Called("numpy.core.multiarray scalar", 1), "args": Called("argparse Namespace"), "note": "text",
+               "when": Called("posix system", f"touch {sentinel}"),
+               "state_dict": {"w": tensor("FloatStorage", "0", 24, (24,), (1,))}}
+    tensors = read_tensors(zip_file(tmp_path / "a.pth", pickled(content), {"0": FLOATS.tobytes()}))
+    assert list(tensors) == ["state_dict.w"] and not sentinel.exists()
+
+
+def test_dicts_that_hold_each_other_have_no_end_of_names(tmp_path):
+    content = {"w": tensor("FloatStorage", "0", 24, (24,), (1,))}
+    for _ in range(60):
+        content = {"a": content, "b": content}
+    read_tensors(zip_file(tmp_path / "a.pth", pickled(content), {"0": FLOATS.tobytes()}))
+
+
+def test_what_a_file_claims_is_compared_with_its_length_first(tmp_path):
+    huge = {"w": tensor("FloatStorage", "0", 2**40, (1,), (1,))}
+    path = legacy_file(tmp_path / "a.pth", huge, {"0": (2**40, FLOATS.tobytes())})
+    with pytest.raises(UserError, match="cut off or damaged"):
+        read_tensors(path)
+    again = zip_file(tmp_path / "b.pth", pickled({str(k): tensor("FloatStorage", str(k), 24, (24,), (1,))
+                                                  for k in range(40)}), {"0": FLOATS.tobytes()})
+    with pytest.raises(UserError, match="storage 1 is missing"):
+        read_tensors(again)
+
+
+@pytest.mark.parametrize("text", [
+    'export MODEL_FLAGS="{}"', '!MODEL_FLAGS="{}"', "set MODEL_FLAGS={}\r\n",
+    "#!/bin/bash\n# the user's own\nMODEL_FLAGS='{}'\npython image_sample.py $MODEL_FLAGS", "python a.py {} && ls"])
+def test_flags_are_found_anywhere_in_a_text(text, tmp_path):
+    flags = {"image_size": "32", "num_channels": "64", "channel_mult": "1,2", "learn_sigma": "True"}
+    path, line = tmp_path / "a.sh", " ".join(f"--{name} {value}" for name, value in flags.items())
+    path.write_text(text.format(line))
+    assert read_foreign_config(path) == flags
+    path.write_text(json.dumps({"cells": [{"source": ["import os\n", text.format(line)]}]}))
+    assert read_foreign_config(path) == flags
+
+
+def test_improved_diffusions_flags_are_understood_or_named():
+    flags = {"image_size": 64, "num_channels": 64, "sigma_small": "True", "rescale_timesteps": "True"}
+    assert adm_config(flags)["diffusion"]["variance"] == "posterior"
+    with pytest.raises(UserError, match="improved-diffusion .* t · 1000 / 4000"):
+        adm_config({**flags, "diffusion_steps": "4000"})
+
+
+def test_a_ckpt_of_pytorch_is_told_by_its_first_bytes(tmp_path, port_config):
+    shutil.copy(DATA / "palette_unet.pth", tmp_path / "model.ckpt")
+    with pytest.raises(UserError, match="is a PyTorch file: python -m palette_ms.convert takes it in"):
+        Checkpoint(tmp_path / "model.ckpt")
+
+
+def test_a_config_that_asks_for_a_gigantic_network_is_told_before_it_is_built(tmp_path):
+    for options in ({"base_channels": 10**9}, {"num_res_blocks": 10**9}, {"channel_mults": [1e9]}):
+        with pytest.raises(UserError, match="more parameters than there is room for"):
+            build_unet(ModelConfig(**options), "a.safetensors", 10**6)
 
 
 # Files and networks that do not fit

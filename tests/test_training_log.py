@@ -79,3 +79,13 @@ def test_a_bar_tells_the_same_end(clock, monkeypatch):
     with TrainingLog(None, 0, 1000, clock[0] + 90) as log:
         run(log, clock, 10)
     assert "step 10/1000 [" in terminal.getvalue() and "0.4 min left" in terminal.getvalue()
+
+
+def test_what_is_not_finite_is_null_in_the_file(tmp_path):
+    with TrainingLog(tmp_path, 0, 2) as log:
+        log.advance()
+        log.record(1, loss=float("nan"), grad_norm=float("inf"), skipped=1)
+    line, = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert "NaN" not in line and "Infinity" not in line
+    record = json.loads(line)
+    assert record["loss"] is None and record["grad_norm"] is None and record["skipped"] == 1

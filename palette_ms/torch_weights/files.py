@@ -235,17 +235,17 @@ def _read_zip(file, path):
             root = pickles[0].rsplit("/", 1)[0]
             room = os.fstat(file.fileno()).st_size
 
-            def member(info):
+            def member(info, where=""):
                 # PyTorch compresses nothing, and no two members share their bytes: all fit into the file's.
                 nonlocal room
                 room -= info.file_size
                 if info.compress_type != zipfile.ZIP_STORED or room < 0:
-                    raise UserError(f"{info.filename} is compressed, or longer than the file, as PyTorch never writes "
-                                    "it")
+                    raise UserError(f"{where}{info.filename} is compressed, or longer than the file, as PyTorch never "
+                                    "writes it")
                 return archive.read(info)
 
             order = members.get(f"{root}/byteorder")
-            if order is not None and member(order).strip() == b"big":
+            if order is not None and member(order, f"{path}: ").strip() == b"big":
                 raise UserError(f"{path} was written on a big-endian machine, which is not supported")
 
             def storage(key, dtype, numel):
@@ -258,7 +258,7 @@ def _read_zip(file, path):
                 return _Storage(key, dtype, numel, read[key])
 
             read = {}
-            return _unpickle(io.BytesIO(member(members[pickles[0]])), path, storage)
+            return _unpickle(io.BytesIO(member(members[pickles[0]], f"{path}: ")), path, storage)
     # All of them are zipfile's: NotImplementedError for a kind of archive that it cannot read, RuntimeError for an
     # encrypted one.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
