@@ -83,7 +83,7 @@ def test_a_bar_tells_the_same_end(clock, monkeypatch):
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path):
     with TrainingLog(tmp_path, 0, 2) as log:
-        log.advance()
+        log.advance(1)
         log.record(1, loss=float("nan"), grad_norm=float("inf"), skipped=1)
     line, = (tmp_path / "log.jsonl").read_text().splitlines()
     assert "NaN" not in line and "Infinity" not in line
