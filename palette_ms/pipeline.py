@@ -413,8 +413,8 @@ def _check_memory(size, samples, pictures, channels, work):
     needed = samples * channels * (pictures * size[0] * size[1] * _PICTURE_BYTES + chain * _CHAIN_BYTES)
     if needed > max_memory():
         raise UserError(f"{size[1]}×{size[0]} pixels, {samples * pictures} times, take about {needed / 2**30:.1f} GiB, "
-                        f"more than the {max_memory() / 2**30:.1f} that may be used: fewer samples or a smaller picture "
-                        "take less, and --max-memory (PALETTE_MS_MAX_MEMORY) allows more")
+                        f"more than the {max_memory() / 2**30:.1f} that may be used: fewer samples or a smaller "
+                        "picture take less, and --max-memory (PALETTE_MS_MAX_MEMORY) allows more")
 
 
 def _check_finite(made):

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import os
 import re
 import sys
 from contextlib import nullcontext
