@@ -89,7 +89,7 @@ class Palette:
         if takes_onnx(runtime, palette.network.num_bytes, precision):
             identity = f"{config.model} {config.diffusion} {checkpoint.sha256}"
             palette.chains.onnx = OnnxCell(palette.unet, checkpoint.path, identity, config.data.image_size,
-                                            palette.network.multiple)
+                                            palette.network.multiple, required=runtime == "onnx")
         return palette
 
     @property

@@ -16,7 +16,7 @@ from palette_ms.config import config_from_dict
 from palette_ms.diffusion.preconditioning import Preconditioned
 from palette_ms.errors import UserError
 from palette_ms.unet import UNet
-from palette_ms.unet.onnx import OnnxCell
+from palette_ms.unet.onnx import NotExported, OnnxCell
 from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -246,3 +246,18 @@ def test_files_lie_where_no_other_user_can_put_one(tmp_path, monkeypatch):
     assert own.stat().st_mode & 0o777 == 0o700
     network(*inputs(1, 8, 8))
     assert len(list(own.glob("m*.8x8.onnx"))) == 1 and not list(shared.iterdir())
+
+
+def test_a_size_that_cannot_be_exported_is_left_to_the_cell(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise NotExported("MindSpore cannot export this network to ONNX: i: 5 out of range")
+
+    monkeypatch.setattr("palette_ms.unet.onnx.export", fail)
+    unet, arguments = filled(UNet(**TINY)), inputs(2, 16, 8)
+    cell = OnnxCell(unet, tmp_path / "model.safetensors", "", required=False)
+    for _ in range(2):
+        np.testing.assert_array_equal(cell(*arguments).asnumpy(), unet(*arguments).asnumpy())
+    assert capsys.readouterr().err.count("out of range; MindSpore runs it") == 1
+    with pytest.raises(NotExported):
+        OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == []

@@ -28,6 +28,10 @@ _NAME_BYTES = 100  # of a checkpoint's name in those of its files: a file system
 _SEAL = b"r\x4a\x0a\x06sha256\x12\x40"  # begins ModelProto.metadata_props {key: "sha256", value: 64 digits}
 
 
+class NotExported(UserError):
+    """MindSpore cannot write a Cell as a file."""
+
+
 class OnnxCell:
     """The network of a Cell, or a part of it, called as the Cell is; a sampler calls it step by step.
 
@@ -45,6 +49,8 @@ class OnnxCell:
             few, and what is added reflects the picture and is cut off again: to multiples of half the training size,
             at most 64, from 1024 pixels on to an eighth of the next smaller power of two. An export takes seconds;
             normalisations, whose statistics are of the whole map, move a little. None: sizes stay as they are.
+        required: False: sizes that cannot be exported are left to the Cell, and a line says so. MindSpore's exporter
+            fails now and then after some dozen exports of a process (2.10: "i: 5 out of range").
 
     Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
 
@@ -52,8 +58,10 @@ class OnnxCell:
         UserError: the network cannot be exported, or ONNX Runtime cannot run it, such as for want of memory.
     """
 
-    def __init__(self, cell, checkpoint, identity, trained=None, multiple=1):
+    def __init__(self, cell, checkpoint, identity, trained=None, multiple=1, required=True):
         self.cell = cell
+        self.required = required
+        self.left_to_cell = set()  # shapes of inputs
         self.trained, self.multiple = trained, multiple
         self.checkpoint = checkpoint = Path(checkpoint)
         self.identity = identity
@@ -65,9 +73,21 @@ class OnnxCell:
 
     def part(self, cell, name):
         """Another Cell of the same weights."""
-        return OnnxCell(cell, self.checkpoint, f"{self.identity} {name}")
+        return OnnxCell(cell, self.checkpoint, f"{self.identity} {name}", required=self.required)
 
-    def __call__(self, *inputs):
+    def __call__(self, *tensors):
+        shapes = tuple(tensor.shape for tensor in tensors if tensor is not None)
+        if shapes not in self.left_to_cell:
+            try:
+                return self._run(tensors)
+            except NotExported as error:
+                if self.required:
+                    raise
+                tqdm.write(f"warning: {error}; MindSpore runs it in place of ONNX Runtime", file=sys.stderr)
+                self.left_to_cell.add(shapes)
+        return self.cell(*tensors)
+
+    def _run(self, inputs):
         inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in inputs if tensor is not None]
         batch, (height, width) = len(inputs[0]), inputs[0].shape[2:]
         if self.trained:
@@ -192,10 +212,7 @@ class OnnxCell:
                 tqdm.write(f"preparing the network for {path.stem.rpartition('.')[2]} pixels, once for each size",
                            file=sys.stderr)
                 exported = Path(scratch) / "unet.onnx"
-                try:
-                    export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
-                except UserError as error:
-                    raise UserError(f"{error}; --runtime mindspore does without") from None
+                export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
                 file.write(bytes(len(_SEAL) + 64))  # the seal's place
@@ -249,15 +266,15 @@ def export(cell, inputs, path):
         path: ends in .onnx or .mindir; without spaces.
 
     Raises:
-        UserError: MindSpore cannot export it.
+        NotExported: MindSpore cannot export it.
     """
     kind = path.suffix[1:].upper()
     use_device_kernels(cell, False)
     try:
         ms.export(cell, *inputs, file_name=str(path), file_format=kind)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
-                        f"{str(error).splitlines()[0]}") from None
+        raise NotExported(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
+                          f"{str(error).splitlines()[0]}") from None
     finally:
         use_device_kernels(cell, True)
 
