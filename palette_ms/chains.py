@@ -17,14 +17,13 @@ from palette_ms.unet.unet import DeepFeatures, FinestLevel
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
 ATTENTION_LIMIT = 2**30
-
+# Where the chain of a refining pass starts, as `Sampling.strength`. In holes of 100 × 100 to 300 × 200 pixels of six
+# photos, made in one call by a model of 64 × 64, 0.3 and 0.5 left specks, and above 0.8 the coarse pass hardly counted.
+REFINING = 0.7
 
 def _attention_limit():
     """`ATTENTION_LIMIT`, or an eighth of the memory that may be used: a network takes a few times that matrix."""
     return min(ATTENTION_LIMIT, max_memory() // 8)
-# Where the chain of a refining pass starts, as `Sampling.strength`. In holes of 100 × 100 to 300 × 200 pixels of six
-# photos, made in one call by a model of 64 × 64, 0.3 and 0.5 left specks, and above 0.8 the coarse pass hardly counted.
-REFINING = 0.7
 
 
 class Chains:

@@ -400,8 +400,8 @@ def _check_counts(num_samples, seed, first_sample):
         raise UserError("the number of samples, that of the first and the seed must be whole numbers, not "
                         f"{num_samples!r}, {first_sample!r} and {seed!r}")
     if not 1 <= num_samples <= 10_000 or not 0 <= first_sample < 2**31 or not 0 <= seed < 2**63:
-        raise UserError("the number of samples must be from 1 to 10000, that of the first from 0 to 2**31 - 1, the "
-                        "seed from 0 to 2**63 - 1")
+        raise UserError("the number of samples must be at least 1 and at most 10000, that of the first and the seed at "
+                        "least 0 and below 2**31 and 2**63")
 
 
 def _check_memory(size, samples, pictures, channels, work):
