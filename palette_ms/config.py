@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
+import re
 import reprlib
 import types
 import typing
@@ -189,6 +191,9 @@ def read_yaml(path):
 def parse_yaml(text):
     """What a YAML text says. Raises ValueError: it cannot be read, or grows without measure by its aliases."""
     loader = None
+    # The reader takes minutes for what it would refuse for its depth in the end.
+    if max(itertools.accumulate((1 if sign in "[{" else -1 for sign in re.findall(r"[][{}]", text)), initial=0)) > 500:
+        raise ValueError("it is nested too deeply")
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
