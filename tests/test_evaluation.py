@@ -208,7 +208,8 @@ def test_beside_a_picture_of_eight_bits_sixteen_are_scaled(tmp_path, monkeypatch
 
 
 MISTAKES = {
-    "unknown metric": (lambda folder: None, ["--metrics", "psnr,mse"], "unknown metric 'mse': psnr, ssim, psnr_y, ssim_y, ab_error"),
+    "unknown metric": (lambda folder: None, ["--metrics", "psnr,mse"],
+                       "unknown metric 'mse': psnr, ssim, psnr_y, ssim_y, ab_error"),
     "no partners": (lambda folder: (folder / "restored").rename(folder / "old") and write(
         folder, {"restored/c.png": PHOTO}), [], "no picture to compare: .*restored lacks 3 of the 3 pictures of "
         ".*reference: b_bmp, b_png, in/a; .*restored has 1 that .*reference lacks: c.png$"),
