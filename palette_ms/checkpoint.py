@@ -149,7 +149,7 @@ class Checkpoint:
 
     def __init__(self, path):
         path, shipped = expand(path), MODELS / f"{_ALIASES.get(str(path), path)}.safetensors"
-        self.path = path = shipped if shipped.is_file() and not path.exists() else path
+        self.path = path = shipped if shipped.is_file() and not path.is_file() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")
         self.step = self.pictures = self.source = self._arrays = None

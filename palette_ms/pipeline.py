@@ -22,6 +22,7 @@ from palette_ms.runtime import max_memory, sampling_precision, setup, takes_onnx
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
+from palette_ms.tasks.task import Request
 from palette_ms.unet.onnx import OnnxCell
 
 # Bytes that each value of a picture takes: from its file to the result, and in a chain's source, noise and states
@@ -340,6 +341,29 @@ class Palette:
         sampler = self.chains.sampler(labels, chosen, self.sampling(chosen, sampler, steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
 
+    def make(self, place, cond, mask, sampling, seed=0):
+        """What `restore` makes of a training pair's source, before it becomes a picture: for measuring.
+
+        Args:
+            place: of the task in the config.
+            cond, mask: (C, H, W) and (1, H, W) as `palette_ms.tasks.Task.pair` gives them, H and W multiples of
+                `network.multiple`.
+            sampling: from `sampling`.
+            seed: as in `restore`.
+
+        Returns: float32 (C', H, W), in about [−1, 1].
+        """
+        task = self.config.tasks[place]
+        request = Request({ask.name: None for ask in task.asks}, self.config.data.image_size, self._forms(task)[0])
+        holes = [mask]
+        if not (mask < 1).any() and not task.required:  # the task says at which sizes it works
+            holes = task.checked_holes(*cond.shape[1:], request, generator(seed, "mask"))
+        holes = [hole[None] for hole in holes]
+        labels = None if self.config.model.num_classes is None else (place,)
+        chains = self.chains.of_holes(labels, task, sampling, None, None, None, holes, False)
+        run = functools.partial(self._run, task, chains, holes, sampling, range(1), seed)
+        return (run(cond[None]) if task.required else task.restore(cond[None], request, run))[0]
+
     def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, **options):
         """How a chain of a task is run: what is not asked for is as the checkpoint says is best.
 
@@ -365,9 +389,8 @@ class Palette:
             sampling = Sampling(sampler, steps, **options)
             if not diffusion.distilled:
                 sampler, length = sampler or usage.sampler, (task.test_schedule or diffusion.test_schedule).num_steps
-                if detail is None:
-                    detail = 1 if num_samples > 1 else 0
                 if steps is None:
+                    detail = num_samples > 1 if detail is None else detail
                     steps = usage.calls(sampler, detail, max(1, round(sampling.strength * length)))
                 sampling = Sampling(sampler, steps, **options)
         except ValueError as error:

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -40,11 +42,16 @@ def main():
     if min(steps) < 1 or args.pictures < 1 or args.size < 1 or args.seed < 0:
         raise UserError("--steps, --pictures and --size must be at least 1, --seed at least 0")
 
-    from palette_ms.checkpoint import Checkpoint
+    from palette_ms.checkpoint import MODELS, Checkpoint
     from palette_ms.pipeline import Palette
     from palette_ms.searched import load_steps, save_steps
 
     checkpoint = Checkpoint(args.ckpt)
+    output = Path(args.output or checkpoint.path)
+    if output.absolute().parent == MODELS:
+        raise UserError("this model is the package's own: name another file to write, with --output")
+    if output.is_dir() or not os.access(output if output.exists() else output.absolute().parent, os.W_OK):
+        raise UserError(f"cannot write {output}: it must be a file in a folder that can be written")
     if checkpoint.path.suffix != ".safetensors":
         raise UserError(f"{args.ckpt} is a MindSpore file, which holds no config to write into: convert it first")
     palette = Palette.load(args.ckpt, args.device)
@@ -62,15 +69,15 @@ def main():
         examples = list(pairs(config, place, args.input, args.pictures, args.size, args.seed))
         ways = {(sampler, count): score(palette, place, examples, sampler, count, args.seed)
                 for count in steps for sampler in SAMPLERS[:1 if count == 1 else None]}
-        usage = best(ways)
+        usage = dataclasses.replace(best(ways), tile=task.usage and task.usage.tile)
         tasks[place] = dataclasses.replace(task, usage=usage)
         _tell(task.name, ways, usage)
     palette.config = dataclasses.replace(config, tasks=tuple(tasks))
     found = load_steps(checkpoint)
-    _write(checkpoint, palette.config, args.output or checkpoint.path)
+    _write(checkpoint, palette.config, output)
     if found:  # which are known by the file's checksum
-        save_steps(Checkpoint(args.output or checkpoint.path), found)
-    print(args.output or checkpoint.path)
+        save_steps(Checkpoint(output), found)
+    print(output)
 
 
 def best(ways):
@@ -83,11 +90,11 @@ def best(ways):
 
     limit = max(psnr for psnr, _ in ways.values()) - ALIKE
     sampler, steps = min((way for way, (psnr, _) in ways.items() if psnr >= limit), key=lambda way: way[1])
-    # ≥ 1.5 dB worse, it is noise rather than detail.
-    richer = {way: abs(np.log(detail)) for way, (psnr, detail) in ways.items()
-              if way[0] == sampler and way[1] >= steps and psnr >= limit - 1.5}
-    detailed = min(richer, key=richer.get)[1]
-    return Usage(sampler, steps, detailed if detailed > steps else None)
+    away = {way: abs(np.log(detail)) for way, (_, detail) in ways.items()}
+    # More than 1.5 dB worse, it is noise rather than detail; hardly nearer to the originals', it is not worth calls.
+    richer = [way for way, (psnr, _) in ways.items() if way[0] == sampler and way[1] > steps and psnr >= limit - 1.5
+              and away[way] < away[sampler, steps] - 0.05]
+    return Usage(sampler, steps, min(richer, key=away.get)[1] if richer else None)
 
 
 def pairs(config, place, source, number, size, seed):
@@ -130,17 +137,12 @@ def pairs(config, place, source, number, size, seed):
 
 def score(palette, place, examples, sampler, steps, seed):
     """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
-    from palette_ms.diffusion.samplers import NoiseStream
     from palette_ms.evaluation.detail import detail
 
-    task, config = palette.config.tasks[place], palette.config
-    chain = palette.chains.sampler(None if config.model.num_classes is None else (place,), task,
-                                   palette.sampling(task, sampler, steps))
-    scores = []
+    task, scores = palette.config.tasks[place], []
+    sampling = palette.sampling(task, sampler, steps)
     for y_0, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
-        noise = NoiseStream(seed, (1, *y_0.shape)).draw()
-        known = y_0[None]
-        made = chain(cond[None], mask * noise + (1 - mask) * known, seed, mask[None], known).asnumpy()[0].clip(-1, 1)
+        made = palette.make(place, cond, mask, sampling, seed).clip(-1, 1)
         squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
         scores.append((10 * np.log10(4 / max(squares, 1e-12)), np.log((detail(made, mask) + 1e-6)
                                                                       / (detail(y_0, mask) + 1e-6))))
@@ -161,6 +163,7 @@ def _write(checkpoint, config, path):
 
     groups = {group: checkpoint.tensors(group) for group in ("weights", "ema", "optimizer")}
     save_checkpoint(path, config, checkpoint.step, checkpoint.pictures, source=checkpoint.source,
+                    run=checkpoint.run or None,
                     **{group: arrays for group, arrays in groups.items() if arrays})
 
 

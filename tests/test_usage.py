@@ -126,6 +126,21 @@ def test_the_most_faithful_way_is_the_default_and_the_fewest_calls_among_equals(
     # 16 calls have all the detail, and are 1.6 dB behind; 4 are nearer to it than 8: 1/0.9 < 1.2
     assert palette_ms.tune.best(ways) == Usage("ddim", 1, 4)
     assert palette_ms.tune.best({("ddim", 1): (29, 0.5), ("ddim", 2): (30, 0.9)}) == Usage("ddim", 2, None)
+    # 2 calls are no nearer to the originals' detail, by more than chance
+    assert palette_ms.tune.best({("ddim", 1): (29, 0.98), ("ddim", 2): (28.9, 0.99)}) == Usage("ddim", 1, None)
+
+
+def test_what_is_measured_is_what_restoring_makes(palette):
+    """Of a pair without a mask the same as of a user's picture, but for its rounding to 8 bits."""
+    sampling = palette.sampling(palette.config.tasks[0], "ddim", 2)
+    cond = PICTURE.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    made = palette.make(0, cond, np.ones_like(cond[:1]), sampling, seed=3)
+    restored = np.asarray(palette.restore(PICTURE, "denoising", sampler="ddim", steps=2, seed=3)[0])
+    np.testing.assert_allclose((made.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5, restored, atol=0.51)
+
+
+def test_several_samples_of_a_model_that_does_not_say_more_take_two_calls():
+    assert Usage("ddim", 1).calls("ddim", 1, 1000) == 2 and Usage("ddim", 1).calls("ddim", 0, 1000) == 1
 
 
 def test_detail_is_that_of_the_hole_and_grows_with_contrast():
@@ -168,6 +183,7 @@ def test_mistakes_of_tuning_end_with_one_line(checkpoint, tmp_path, monkeypatch,
     arguments = {"--ckpt": checkpoint, "--input": tmp_path}
     for message, changed in {
         "is not a list of whole numbers": {"--steps": "1;2"}, "must be at least 1": {"--pictures": 0},
+        "name another file to write": {"--ckpt": "photo"}, "must be a file in a folder": {"--output": tmp_path},
         "does not know the task 'inpainting'": {"--task": "inpainting"}, "no such": {"--input": tmp_path / "none"},
         "at most 100": {"--steps": "200"},
     }.items():

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 
 import cv2
@@ -60,6 +61,8 @@ def open_picture(source, name=None):
         source: a path or an open file.
         name: what errors call it.
     """
+    if not hasattr(source, "read") and not isinstance(source, (str, PathLike)):
+        raise UserError(f"a picture must be a path, an array or a PIL image, not {type(source).__name__}")
     name = name or source
     try:
         if hasattr(source, "read"):

@@ -41,11 +41,13 @@ class Usage:
         Args:
             sampler: the one that is used. ddpm is the paper's, whose chain is run as a whole where the checkpoint does
                 not say otherwise; the others are made for short chains.
-            detail: from 0, `steps`, to 1, `detailed_steps`, in equal factors.
+            detail: from 0, `steps`, to 1, `detailed_steps`, in equal factors; where these are not known two calls,
+                since pictures of one hardly differ.
             longest: calls of the whole chain.
 
         Returns: int, or None: the whole chain.
         """
         if sampler != self.sampler:
             return None if sampler == "ddpm" else min(Usage.steps, longest)
-        return min(round(self.steps * ((self.detailed_steps or self.steps) / self.steps) ** detail), longest)
+        most = self.detailed_steps or max(self.steps, 2)
+        return min(round(self.steps * (most / self.steps) ** detail), longest)

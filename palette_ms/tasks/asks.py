@@ -96,7 +96,7 @@ class MaskAsk(Ask):
 
     def check(self, value):
         if not isinstance(value, (str, Path, np.ndarray)) and not hasattr(value, "convert"):
-            raise UserError(f"{self.name} must be a path, a picture or an array, not {value!r}")
+            raise UserError(f"{self.name} must be a path, a picture or an array, not {type(value).__name__}")
 
     def parse(self, text):
         return text if text in MASKS else str(expand(text))
