@@ -115,6 +115,8 @@ def read_original(source, name=None, show=print):
         UserError: see `palette_ms.data.images.load_image`.
     """
     if isinstance(source, np.ndarray):
+        if not source.size:
+            raise UserError(f"the picture is empty: its shape is {source.shape}")
         if source.dtype not in (np.uint8, np.uint16) or source.ndim not in (2, 3) or source.ndim == 3 and (
                 source.shape[2] not in (1, 3, 4)):
             raise UserError("a picture as an array must be uint8 or uint16 (H, W), (H, W, 3) or (H, W, 4), "
