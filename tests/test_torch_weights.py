@@ -758,7 +758,7 @@ def test_the_sample_command_generates_with_a_converted_network(converted_adm, tm
     result = sample("--num-samples", "2", "--steps", "2", "--seed", "5")
     assert result.returncode == 0, result.stderr
     assert "converted from adm_unet.pth of guided-diffusion" in result.stderr and "warning" not in result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sample_5_0.png", "sample_5_1.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["sample_5_0.png", "sample_5_1.png"]
     result = sample("--input", tmp_path / "sample_5_0.png")
     assert result.returncode == 2 and "from nothing: leave --input out" in result.stderr
 

@@ -17,7 +17,8 @@ from palette_ms.data.files import find, is_others, replacing, tell_left_out
 from palette_ms.errors import UserError
 
 # Above it, a file that claims to be a picture is taken for one that means harm.
-MOST_PIXELS = 1_000_000 * int(os.environ.get("PALETTE_MS_MEGAPIXELS") or 400)
+_MEGAPIXELS = os.environ.get("PALETTE_MS_MEGAPIXELS", "")
+MOST_PIXELS = 1_000_000 * (int(_MEGAPIXELS) if _MEGAPIXELS.isdecimal() else 400)
 _LIMIT = threading.Lock()
 _PNG = b"\x89PNG\r\n\x1a\n"
 
