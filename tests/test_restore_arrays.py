@@ -81,7 +81,7 @@ def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, monk
     assert "nan.npy holds values that are NaN" in lines[1]
     assert "rgb.tif has 3 channels, where 1 is needed" in lines[2]
     assert lines[3] == "error: 2 of 4 pictures could not be restored"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bright.tif", "good.tif"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["bright.tif", "good.tif"]
 
 
 def test_what_is_wrong_with_what_is_asked_is_told_once_for_a_folder(ct, tmp_path, monkeypatch, capsys):
