@@ -109,7 +109,7 @@ def test_links_in_archives_stand_for_what_they_name(tmp_path, kind, capsys):
 def test_a_pipe_in_a_list_is_told_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     (tmp_path / "l.txt").write_text("x.png\n")
-    with pytest.raises(UserError, match="x.png: it is a pipe or a device"):
+    with pytest.raises(UserError, match="x.png.: it is a pipe or a device"):
         open_source(tmp_path / "l.txt").read(0)
 
 
