@@ -90,7 +90,7 @@ def test_single_steps_make_the_chain(unet, arrays, both_modes):
     assert relative_error(y_t, arrays["chain_nomask"]) < 1e-3
 
 
-@pytest.mark.parametrize("name", SCHEDULES.keys() - {"resshift", "i2sb"})  # tests/test_preconditioning.py
+@pytest.mark.parametrize("name", sorted(SCHEDULES.keys() - {"resshift", "i2sb"}))  # which test_preconditioning.py has
 @pytest.mark.parametrize("num_steps", [1000, 2000])
 def test_schedule_equals_the_port(name, num_steps):
     with np.load(DATA / "schedules.npz") as expected:

@@ -261,3 +261,13 @@ def test_a_size_that_cannot_be_exported_is_left_to_the_cell(tmp_path, monkeypatc
     with pytest.raises(NotExported):
         OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_size_can_be_exported_again(tmp_path):
+    unet, arguments = Preconditioned(filled(UNet(**TINY)), True, "angle"), inputs(1, 8, 8)
+    cell = OnnxCell(unet, tmp_path / "model.safetensors", "")
+    first = cell(*arguments).asnumpy()
+    for path in tmp_path.glob("*.onnx"):
+        path.unlink()
+    cell.sessions.clear()
+    np.testing.assert_array_equal(cell(*arguments).asnumpy(), first)

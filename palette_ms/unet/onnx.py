@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory, gettempdir
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from palette_ms.errors import UserError
@@ -26,6 +26,18 @@ from palette_ms.unet.layers import use_device_kernels
 MAX_FILES, MAX_SESSIONS = 8, 2
 _NAME_BYTES = 100  # of a checkpoint's name in those of its files: a file system takes 255 in all
 _SEAL = b"r\x4a\x0a\x06sha256\x12\x40"  # begins ModelProto.metadata_props {key: "sha256", value: 64 digits}
+
+
+class _Once(nn.Cell):
+    """A Cell around another. MindSpore keeps the graph of a Cell and a size, and its ONNX exporter changes it: a second
+    export of both fails (2.10: "i: 5 out of range")."""
+
+    def __init__(self, cell):
+        super().__init__(auto_prefix=False)
+        self.cell = cell
+
+    def construct(self, *inputs):
+        return self.cell(*inputs)
 
 
 class NotExported(UserError):
@@ -49,8 +61,7 @@ class OnnxCell:
             few, and what is added reflects the picture and is cut off again: to multiples of half the training size,
             at most 64, from 1024 pixels on to an eighth of the next smaller power of two. An export takes seconds;
             normalisations, whose statistics are of the whole map, move a little. None: sizes stay as they are.
-        required: False: sizes that cannot be exported are left to the Cell, and a line says so. MindSpore's exporter
-            fails now and then after some dozen exports of a process (2.10: "i: 5 out of range").
+        required: False: sizes that cannot be exported are left to the Cell, and a line says so.
 
     Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
 
@@ -212,7 +223,7 @@ class OnnxCell:
                 tqdm.write(f"preparing the network for {path.stem.rpartition('.')[2]} pixels, once for each size",
                            file=sys.stderr)
                 exported = Path(scratch) / "unet.onnx"
-                export(self.cell, [Tensor(array[:1]) for array in inputs], exported)
+                export(_Once(self.cell).set_train(False), [Tensor(array[:1]) for array in inputs], exported)
                 with open(exported, "rb") as source:
                     shutil.copyfileobj(source, file)
                 file.write(bytes(len(_SEAL) + 64))  # the seal's place
