@@ -33,6 +33,7 @@ from palette_ms.unet.cost import costs
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
 _MOST_BLOCKS = 10_000
+_MOST_LEVELS = 16  # of which the coarsest has a pixel of a picture of 65 536
 _HEADER_BYTES = 2**20  # more than the names and the config take
 _SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
@@ -54,7 +55,10 @@ def build_unet(config, where="model", most=None):
     most = most or runtime.memory() // 4
     blocks = len(config.channel_mults) * config.num_res_blocks
     # First what bounds the counting itself.
-    if blocks > _MOST_BLOCKS or sum(cost.parameters for cost in costs(config, 0)) > most:
+    levels = len(config.channel_mults)
+    side = config.patch_size * 2 ** min(levels, _MOST_LEVELS)  # parameters do not depend on it
+    if max(levels / _MOST_LEVELS, blocks / _MOST_BLOCKS) > 1 or sum(
+            cost.parameters for cost in costs(config, side)) > most:
         raise UserError(f"{where}: a network as its config says has more parameters than there is room for ({most:,}): "
                         "base_channels, channel_mults or num_res_blocks are too large")
     try:

@@ -78,8 +78,16 @@ def damaged(kind, picture, rng):
         return "deblurring", _filtered(picture, gaussian_kernel(float(level))), None, {}
     if name == "old":
         return "old_photo", to_uint8(OLD.pair(to_float(picture), rng)[0]), None, {}
-    hole = _squares(picture, rng) if name == "holes" else MASKS["scratches"](rng, *picture.shape[:2])[0] > 0
+    hole = _squares(picture, rng) if name == "holes" else _scratched(picture, rng)
     return "inpainting", np.where(hole[..., None], np.uint8(255), picture), hole, {}
+
+
+def _scratched(picture, rng):
+    """Scratches and lettering over at least half a per cent: letters may lie outside, and a dot tells nothing."""
+    while True:
+        hole = MASKS["scratches"](rng, *picture.shape[:2])[0] > 0
+        if hole.mean() >= 0.005:
+            return hole
 
 
 def as_given(kind, given, size):
