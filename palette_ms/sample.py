@@ -246,7 +246,7 @@ def make(palette, work, args, make_one, files, how):
     failed = done = frames = 0
     with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
         results, given, problems = Results(folder), {}, {}
-        inputs = {identity(palette.path), *(identity(one.picture) for one in work if one.picture)}
+        inputs = {identity(path) for path in (palette.path, *(one.picture for one in work)) if path}
         for one in work:
             try:
                 given[one] = files(one)
