@@ -21,6 +21,7 @@ ATTENTION_LIMIT = 2**30
 # photos, made in one call by a model of 64 × 64, 0.3 and 0.5 left specks, and above 0.8 the coarse pass hardly counted.
 REFINING = 0.7
 
+
 def _attention_limit():
     """`ATTENTION_LIMIT`, or an eighth of the memory that may be used: a network takes a few times that matrix."""
     return min(ATTENTION_LIMIT, max_memory() // 8)

@@ -33,7 +33,7 @@ from palette_ms.unet.cost import costs
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
 _MOST_BLOCKS = 10_000
-_MOST_LEVELS = 16  # of which the coarsest has a pixel of a picture of 65 536
+_MOST_LEVELS = 16  # the coarsest sees a picture of 65 536 pixels a side as one
 _HEADER_BYTES = 2**20  # more than the names and the config take
 _SEAL = b'"sha256":"'  # as safetensors writes the metadata's key, before the 64 digits
 MODELS = Path(__file__).parent / "models"  # those that ship with the package
@@ -53,12 +53,11 @@ def build_unet(config, where="model", most=None):
         UserError: the sizes do not fit together, or it is too large.
     """
     most = most or runtime.memory() // 4
-    blocks = len(config.channel_mults) * config.num_res_blocks
-    # First what bounds the counting itself.
     levels = len(config.channel_mults)
-    side = config.patch_size * 2 ** min(levels, _MOST_LEVELS)  # parameters do not depend on it
-    if max(levels / _MOST_LEVELS, blocks / _MOST_BLOCKS) > 1 or sum(
-            cost.parameters for cost in costs(config, side)) > most:
+    side = config.patch_size * 2 ** min(levels, _MOST_LEVELS)  # of a picture; parameters do not depend on it
+    # First what bounds the counting itself.
+    if (levels > _MOST_LEVELS or levels * config.num_res_blocks > _MOST_BLOCKS
+            or sum(cost.parameters for cost in costs(config, side)) > most):
         raise UserError(f"{where}: a network as its config says has more parameters than there is room for ({most:,}): "
                         "base_channels, channel_mults or num_res_blocks are too large")
     try:

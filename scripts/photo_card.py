@@ -21,7 +21,7 @@ import numpy as np
 
 from palette_ms import errors
 from palette_ms.checkpoint import Checkpoint
-from palette_ms.data.images import replacing
+from palette_ms.data.files import replacing
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.tasks import Task

@@ -21,13 +21,14 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from quickstart_data import save
 
 from palette_ms import errors
-from palette_ms.data.images import replacing
+from palette_ms.data.files import replacing
 from palette_ms.errors import UserError
 
-SHORTER_SIDE = 640
+SHORTER_SIDE = 640  # in pixels
 RESOURCES, HELD_OUT = "gcompris-qt-data", "details"
 # Package: where its photos lie, and what that is called in the package's source.
 FOLDERS = {
@@ -122,15 +123,6 @@ def plain_photos(package):
                 yield f"{package.name}_{path.stem}", "train", str(place), image
 
 
-def save(image, path):
-    image = ImageOps.exif_transpose(image).convert("RGB")
-    scale = SHORTER_SIDE / min(image.size)
-    if scale < 1:
-        image = image.resize([round(side * scale) for side in image.size], Image.LANCZOS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", type=Path)
@@ -146,7 +138,7 @@ def main():
         name = package.name
         notes = licences((package / "usr/share/doc" / name / "copyright").read_text(encoding="utf-8"))
         for photo, part, place, image in resource_photos(package) if name == RESOURCES else plain_photos(package):
-            save(image, args.output / part / f"{photo}.png")
+            save(image, args.output / part / f"{photo}.png", SHORTER_SIDE)
             rows.append((part, f"{photo}.png", name, place, *notes(place)))
     if args.table:
         with replacing(args.table) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:

@@ -24,7 +24,8 @@ from skimage import data
 from tqdm import tqdm
 
 from palette_ms import Palette, errors
-from palette_ms.data.images import load_image, replacing, save_atomically
+from palette_ms.data.files import replacing
+from palette_ms.data.images import load_image, save_atomically
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import psnr, ssim
 from palette_ms.seeds import generator

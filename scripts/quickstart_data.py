@@ -10,7 +10,7 @@ opencv-doc) or unpacked (dpkg -x). Two of its photos go to OUTPUT/validation ins
 import argparse
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 
 from palette_ms import errors
@@ -47,9 +47,10 @@ OPENCV_DOC = {
 }
 
 
-def save(image, path):
-    image = image.convert("RGB")
-    scale = SHORTER_SIDE / min(image.size)
+def save(image, path, shorter_side=SHORTER_SIDE):
+    """Write a PIL image upright, in RGB, with so many pixels on its shorter side at most."""
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    scale = shorter_side / min(image.size)
     if scale < 1:
         image = image.resize([round(side * scale) for side in image.size], Image.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from palette_ms.errors import UserError
 _MEGAPIXELS = os.environ.get("PALETTE_MS_MEGAPIXELS", "")
 MOST_PIXELS = 1_000_000 * (int(_MEGAPIXELS) if _MEGAPIXELS.isdecimal() else 400)
 _LIMIT = threading.Lock()
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as libjpeg and Pillow
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff",

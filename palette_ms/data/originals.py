@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from palette_ms.data.images import PROFILE, from_srgb, open_picture, to_srgb
+from palette_ms.data.images import LUMA, PROFILE, from_srgb, open_picture, to_srgb, to_uint8
 from palette_ms.data.readers import kind_of, read_array
 from palette_ms.errors import UserError
 
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _WHITES = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow
 
 
 @dataclass
@@ -72,11 +71,9 @@ class Original:
         """A result, float (3, H, W) in about [−1, 1], as the original's values are: (H, W, 1 if gray else 3)."""
         if self.is_deep:
             values = ((y.transpose(1, 2, 0) + 1) / 2).clip(0, 1).astype(np.float64)
-            values = values @ _LUMA[:, None] if gray else values
+            values = values @ LUMA[:, None] if gray else values
             return (values * self.white).round().astype(np.uint16)
-        rgb = ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-        mode = "L" if gray else "RGB"
-        image = Image.fromarray(rgb)
+        mode, image = "L" if gray else "RGB", Image.fromarray(to_uint8(y))
         if self.profile and gray == self.is_gray:
             return _channels_last(np.array(from_srgb(image, self.profile, mode)))
         return _channels_last(np.array(image.convert(mode)))

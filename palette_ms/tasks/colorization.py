@@ -6,10 +6,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from palette_ms.data.images import resize
+from palette_ms.data.images import LUMA, resize
 from palette_ms.tasks.task import Task, option
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as libjpeg and Pillow
 
 
 @dataclass(frozen=True)
