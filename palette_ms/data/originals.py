@@ -32,9 +32,6 @@ class Original:
         alpha: (H, W), of the dtype of `values`, whose largest value is opaque; or None.
         profile: the ICC profile by which `values` were converted to sRGB, and results are converted back; or None.
         info: what results are saved with: "icc_profile", "exif", "xmp", "dpi", "text".
-        format: Pillow's name of the file's format, or None.
-        raw_size: (height, width) as stored, before the EXIF orientation was applied.
-        orientation: EXIF's, from 1 to 8.
     """
 
     rgb: np.ndarray
@@ -43,9 +40,6 @@ class Original:
     alpha: Optional[np.ndarray] = None
     profile: Optional[bytes] = None
     info: dict = field(default_factory=dict)
-    format: Optional[str] = None
-    raw_size: Optional[tuple] = None
-    orientation: int = 1
 
     @property
     def is_gray(self):
@@ -118,7 +112,7 @@ def read_original(source, name=None, show=print):
                 source.shape[2] not in (1, 3, 4)):
             raise UserError("a picture as an array must be uint8 or uint16 (H, W), (H, W, 3) or (H, W, 4), "
                             f"not {source.dtype} {source.shape}")
-        return _original(_channels_last(source), {}, None, 1, None, name or "the picture", show)
+        return _original(_channels_last(source), {}, None, 1, name or "the picture", show)
     if isinstance(source, Image.Image):
         return _from_pillow(source, None, name or "the picture", show)
     name = name or source
@@ -142,13 +136,12 @@ def _from_pillow(image, data, name, show):
             info.pop("icc_profile", None)
         mode = ("LA" if gray else "RGBA") if has_alpha else ("L" if gray else "RGB")
         values = _channels_last(np.asarray(image.convert(mode)))
-    return _original(values, info, profile, orientation, image.format, name, show)
+    return _original(values, info, profile, orientation, name, show)
 
 
-def _original(values, info, profile, orientation, format, name, show):
+def _original(values, info, profile, orientation, name, show):
     """`Original` of values (H, W, 1 to 4) as they are stored."""
-    raw_size, values = values.shape[:2], upright(values, orientation)
-    alpha = None
+    values, alpha = upright(values, orientation), None
     if values.shape[2] in (2, 4):
         alpha, values = values[..., -1], values[..., :-1]
     white = 255
@@ -168,7 +161,7 @@ def _original(values, info, profile, orientation, format, name, show):
         converted = np.asarray(to_srgb(flat))
         if not np.array_equal(converted, rgb):
             rgb, used = converted, profile
-    return Original(np.ascontiguousarray(rgb), values, white, alpha, used, info, format, raw_size, orientation)
+    return Original(np.ascontiguousarray(rgb), values, white, alpha, used, info)
 
 
 def _deep_values(image, data, name):
