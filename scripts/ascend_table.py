@@ -8,6 +8,7 @@ it after a change of the code. x86-64 Linux with g++ and binutils, and about a m
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +36,14 @@ def cells():
             yield "palette_62m", "sample", precision, 1, switches, True
     for precision in PRECISIONS:
         yield "palette_paper", "train", precision, 8, "accumulation=2 recompute=2 shard_optimizer=true", True
-    for name in ("quickstart", "multitask_small", "quickstart_distill"):
+    for name in ("quickstart", "photo", "multitask_small", "quickstart_distill"):
         for precision in PRECISIONS:
             yield name, "train", precision, 1, "", False
     for switches in ("attention=local attention_blocks=2", "attention=none", "attention=dilated"):
         yield "palette_paper", "train", "float16", 1, f"{switches} accumulation=1", True
+    for process in ("resshift", "i2sb"):
+        for graph in ("train", "sample"):
+            yield "photo", graph, "float16", 1, f"process={process}", False
     for precision in PRECISIONS:
         yield "quickstart", "sample", precision, 1, "", False
     for name in ("celebahq_inpainting", "places2_inpainting", "places2_uncropping", "imagenet_colorization",
@@ -50,8 +54,9 @@ def cells():
 def compile_cell(cell, stand_ins):
     """The row of a cell."""
     name, graph, precision, ranks, switches, narrowed = cell
-    section = {"train": "training", "sample": "sampling"}[graph]
-    words = [f"{'model' if word.startswith('attention') else section}.{word}" for word in switches.split()]
+    sections = {"attention": "model", "process": "diffusion"}
+    usual = {"train": "training", "sample": "sampling"}[graph]
+    words = [f"{sections.get(re.match('[a-z]+', word)[0], usual)}.{word}" for word in switches.split()]
     outcome = compile_one(graph, ROOT / "configs" / f"{name}.yaml",
                           [*(NARROW if narrowed else ()), f"training.precision={precision}", *words], stand_ins, ranks)
     return {"cell": list(cell), "error": outcome.error, "kernels": sum(outcome.kernels.values()),
