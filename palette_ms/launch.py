@@ -23,6 +23,7 @@ from threading import Thread
 TICK = 0.5  # seconds between looks at the ranks
 _DIED = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 _KILL_SECONDS = 5  # for msrun to kill the other ranks
+_SAVE_SECONDS = 600  # after a signal, for the ranks to end their step and save, before a rank counts as stuck
 _LOOK_SECONDS = 5  # between looks for the scheduler, where there are several machines
 _GONE_LOOKS = 4  # in vain, before it counts as gone
 
@@ -55,6 +56,7 @@ class _Job:
     def __init__(self, command, logs, **options):
         self.logs = Path(logs)
         self.signals = []  # that came here
+        self._kill_due = None  # by time.monotonic(), once there was a signal
         self.dead = None  # exit status of the first rank that ended with an error
         self._workers, self._ranks, self._told = {}, {}, set()
         # In a session of its own, so that Ctrl-C does not reach it.
@@ -113,7 +115,14 @@ class _Job:
         return running
 
     def look(self):
-        """Note which process is which rank, and pass on what signal came."""
+        """Note which process is which rank, and pass on what signal came; kill all that has not ended long after it."""
+        if self.signals and self._kill_due is None:
+            self._kill_due = time.monotonic() + _SAVE_SECONDS
+        if self.signals and time.monotonic() > self._kill_due:
+            self._kill_due = float("inf")
+            print(f"the ranks have not ended {_SAVE_SECONDS} s after the signal, and are killed; their last state is "
+                  "whole", file=sys.stderr, flush=True)
+            self.kill()
         for worker in self.workers():
             if self.signals and worker.pid not in self._told:
                 self._told.add(worker.pid)
@@ -133,6 +142,7 @@ class _Job:
         self._reader.join(TICK)
         if self.signals:  # where all processes got it, msrun has left ranks behind that still save
             while self.workers():
+                self.look()
                 time.sleep(TICK / 5)
             self.kill()
             return 128 + self.signals[0]

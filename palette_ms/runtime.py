@@ -19,6 +19,7 @@ import importlib.util  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import re  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 from contextlib import suppress  # noqa: E402
 
@@ -274,7 +275,13 @@ def _meet():
         return
     from mindspore import communication
 
-    communication.init()  # msrun's scheduler ends in here
+    # In here Python hears of no SIGTERM, and where a rank is missing this waits half an hour: nothing is to be saved
+    # yet, so it may end the process at once.
+    previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        communication.init()  # msrun's scheduler ends in here
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     _rank, _ranks = communication.get_rank(), communication.get_group_size()
     _met = True
 

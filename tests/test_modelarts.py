@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from palette_ms import launch
 from palette_ms.checkpoint import Checkpoint
 from palette_ms.errors import UserError
 from palette_ms.modelarts import boot
@@ -266,6 +268,36 @@ def test_sigterm_lets_the_workers_save_and_sends_what_they_saved(platform):
     assert platform.stored("run") == {"ready", "state_0000001.safetensors"}
 
 
+def test_a_rank_that_does_not_end_after_sigterm_is_killed(monkeypatch, tmp_path, capsys):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open('ready', 'w'); time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {deaf!r}], start_new_session=True)"
+    monkeypatch.setattr(launch, "_SAVE_SECONDS", 0.2)
+    told = []
+
+    def tell():
+        if not told and (tmp_path / "ready").exists():
+            told.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    started = time.monotonic()
+    assert launch.run([sys.executable, "-c", launcher], tmp_path, tell, cwd=tmp_path) == 143
+    assert time.monotonic() - started < 50
+    assert capsys.readouterr().err.count("killed") == 1
+
+
+def test_a_rank_that_still_waits_for_the_others_ends_at_once_on_sigterm(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # in the scheduler's place
+        meet = ("import signal, sys; from palette_ms import runtime; print('here', flush=True); "
+                "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); runtime.setup('CPU')")  # as every verb has it
+        environ = {**os.environ, "MS_ROLE": "MS_WORKER", "MS_SCHED_HOST": "127.0.0.1", "MS_WORKER_NUM": "2",
+                   "MS_SCHED_PORT": str(silent.getsockname()[1]), "MS_NODE_ID": "0"}
+        rank = subprocess.Popen([sys.executable, "-c", meet], env=environ, cwd=tmp_path, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL)
+        rank.stdout.readline()
+        silent.accept()  # it looks for the scheduler
+        rank.send_signal(signal.SIGTERM)
+        assert rank.wait(60) == -signal.SIGTERM
+
+
 def test_states_are_sent_while_the_training_goes_on(platform, moxing, monkeypatch, tmp_path):
     monkeypatch.setattr(boot, "SEND_SECONDS", 0.05)
     mirror = Mirror(tmp_path / "output", "obs://bucket/run")
@@ -411,11 +443,11 @@ def test_the_boot_file_trains_with_the_real_msrun_saves_on_sigterm_and_goes_on(p
     for _ in range(3):  # beside other tests, the rank and MindSpore's scheduler have failed to meet
         process = subprocess.Popen(platform.command(*arguments, "--work_dir", str(work)), env=platform.environ(),
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 60
         while not list(work.glob("output/*/state_*.safetensors")) and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(300) == 143
+        assert process.wait(120) == 143
         if list(run.glob("state_*.safetensors")):
             break
     step = Checkpoint(max(run.glob("state_*.safetensors"))).step
