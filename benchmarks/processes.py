@@ -42,10 +42,13 @@ def main():
     for process, own in OWN.items():
         folder = args.output / process
         if not (folder / "model.safetensors").exists():
-            subprocess.run([sys.executable, "-m", "palette_ms.train", "--config", config, f"data.path={args.train}",
-                            f"training.output={folder}", f"training.max_minutes={args.minutes}", "training.seed=0",
-                            f"diffusion.process={process}", *own, *args.overrides], check=True,
-                           stdout=subprocess.DEVNULL)
+            status = subprocess.run([sys.executable, "-m", "palette_ms.train", "--config", config,
+                                     f"data.path={args.train}", f"training.output={folder}",
+                                     f"training.max_minutes={args.minutes}", "training.seed=0",
+                                     f"diffusion.process={process}", *own, *args.overrides],
+                                    stdout=subprocess.DEVNULL).returncode
+            if status:
+                sys.exit(status)
         palette = Palette.load(folder / "model.safetensors", "CPU")
         for place, task in enumerate(palette.config.tasks):
             examples = list(pairs(palette.config, place, args.photos, 8, 256, 0))

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
-from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
+from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet, LabelledUNet, ReusingUNet
 from palette_ms.diffusion.samplers import create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
@@ -130,10 +130,10 @@ class Chains:
         """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but
         not one that remembers its chain."""
         if sampling.reuse > 1:
-            return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling.guidance)
-        key = labels, sampling.guidance
+            return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling)
+        key = labels, sampling.guidance, sampling.flips
         if key not in self._denoisers:
-            self._denoisers[key] = self._around(self.onnx or self.unet, labels, sampling.guidance)
+            self._denoisers[key] = self._around(self.onnx or self.unet, labels, sampling)
         return self._denoisers[key]
 
     def _parts(self):
@@ -143,20 +143,23 @@ class Chains:
             self._reused = [self.onnx.part(cell, name) if self.onnx else cell for name, cell in parts.items()]
         return self._reused
 
-    def _around(self, unet, labels, guidance):
+    def _around(self, unet, labels, sampling):
         """A Cell around the network to compile with it; around one that is no Cell, plain lines."""
-        compiled = isinstance(unet, nn.Cell)
+        compiled, guided = isinstance(unet, nn.Cell), sampling.guidance > 1
         if labels is not None:
-            cell = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
+            cell = LabelledUNet(unet, labels * 2 if guided else labels)
             unet = cell if compiled else cell.construct
-        if guidance > 1:
-            cell = GuidedUNet(unet, guidance, self.config.data.channels.target)
+        if guided:
+            cell = GuidedUNet(unet, sampling.guidance, self.config.data.channels.target)
+            unet = cell if compiled else cell.construct
+        if sampling.flips > 1:
+            cell = FlippedUNet(unet, sampling.flips)
             unet = cell if compiled else cell.construct
         return unet
 
     def sampler(self, labels, task, sampling):
         """With the chain that samplers of the same graph have compiled."""
-        key = labels, sampling.guidance, sampling.dynamic_threshold is None, sampling.tolerance > 0
+        key = labels, sampling.guidance, sampling.flips, sampling.dynamic_threshold is None, sampling.tolerance > 0
         chain = self._compiled.get(key) if sampling.reuse == 1 else None
         if chain is None:
             chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)

@@ -138,7 +138,8 @@ class Palette:
                 for models that were tuned. None: 0; for several samples 1, since those of one call hardly differ.
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
             options: what else the task takes, by the names of its `asks` (scale, extend, …); and spacing, eta,
-                dynamic_threshold, strength, tolerance, guidance, reuse: see `palette_ms.diffusion.samplers.Sampling`.
+                dynamic_threshold, strength, tolerance, guidance, reuse, flips: see
+                `palette_ms.diffusion.samplers.Sampling`.
 
         Returns: list of `num_samples` results as the target's form makes them, PIL images of a model of photos, of the
             size that the task makes of the picture's; for a list of pictures, a list of such lists.
@@ -364,12 +365,13 @@ class Palette:
         run = functools.partial(self._run, task, chains, holes, sampling, range(1), seed)
         return (run(cond[None]) if task.required else task.restore(cond[None], request, run))[0]
 
-    def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, **options):
+    def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, flips=None, **options):
         """How a chain of a task is run: what is not asked for is as the checkpoint says is best.
 
         Args:
             task: `palette_ms.tasks.Task`.
             sampler, steps, detail, num_samples, options: as in `restore`.
+            flips: see `Sampling`; None: what the checkpoint says, where sampler and steps are as it says too.
 
         Returns: `palette_ms.diffusion.samplers.Sampling`.
 
@@ -386,13 +388,16 @@ class Palette:
                 raise UserError("detail is for models that say how many steps it takes, and this one does not: python "
                                 "-m palette_ms.tune measures it")
         try:
-            sampling = Sampling(sampler, steps, **options)
+            sampling = Sampling(sampler, steps, flips=flips or 1, **options)
             if not diffusion.distilled:
                 sampler, length = sampler or usage.sampler, (task.test_schedule or diffusion.test_schedule).num_steps
                 if steps is None:
                     detail = num_samples > 1 if detail is None else detail
                     steps = usage.calls(sampler, detail, max(1, round(sampling.strength * length)))
-                sampling = Sampling(sampler, steps, **options)
+                if flips is None:
+                    as_measured = (sampler, steps, sampling.reuse) == (usage.sampler, usage.steps, 1)
+                    flips = usage.flips if as_measured else 1
+                sampling = Sampling(sampler, steps, flips=flips, **options)
         except ValueError as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels

@@ -58,6 +58,9 @@ def main():
     add("--strength", type=float, default=1.0, help="below 1: start from the source at this share of the chain")
     add("--tolerance", type=float, default=0.0, help="end early where the result moves less, such as 0.005")
     add("--reuse", type=int, default=1, metavar="N", help="let the coarser levels work in one call of N (DeepCache)")
+    add("--flips", type=int, choices=(1, 2, 4),
+        help="take the mean over so many mirror images at each call, which is more faithful and as many times slower "
+             "(default: what the checkpoint says)")
     add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
                                                  "picture at once, where the network allows its size)")
@@ -127,7 +130,7 @@ def main():
 
 def sampling(args, palette, task):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
-    names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse")
+    names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "flips")
     options = {name: getattr(args, name) for name in names}
     chosen = palette.sampling(task, args.sampler, args.steps, args.detail,
                               args.first_sample + args.num_samples, **options)
@@ -135,9 +138,10 @@ def sampling(args, palette, task):
     if args.steps is None and not diffusion.distilled:
         length = (task.test_schedule or diffusion.test_schedule).num_steps
         steps = chosen.steps or length
-        print(f"sampling: {chosen.sampler} with {steps} network call{'s' * (steps > 1)}; the whole chain is "
+        mirrored = f", each the mean over {chosen.flips} mirror images" * (chosen.flips > 1)
+        print(f"sampling: {chosen.sampler} with {steps} network call{'s' * (steps > 1)}{mirrored}; the whole chain is "
               f"--sampler ddpm --steps {length}", file=sys.stderr)
-    return {**options, "sampler": chosen.sampler, "steps": chosen.steps}
+    return {**options, "sampler": chosen.sampler, "steps": chosen.steps, "flips": chosen.flips}
 
 
 def found(sources, output, masks, suffixes):

@@ -15,6 +15,8 @@ from palette_ms.tasks.imports import add_import
 SAMPLERS = ("ddim", "dpmpp_2m")  # of the others, ddpm is for long chains, and what heun and unipc add shows there
 # In dB. What lies closer to the best is taken for chance, and fewer calls are taken instead.
 ALIKE = 0.02
+# In dB, what twice as many mirror images must gain to be worth twice the time.
+WORTH = 0.05
 
 
 def main():
@@ -22,7 +24,8 @@ def main():
         prog="python -m palette_ms.tune", description=__doc__,
         epilog="The most faithful way (the highest PSNR over what is made) becomes what sample and restore() do by "
                "default; among ways with more calls, the one whose results have as much detail as the originals is "
-               "what --detail 1 does. Take photos that it was not trained with.")
+               "what --detail 1 does. Mirror images (--flips) are taken where they gain 0.05 dB each time their number "
+               "is doubled. Take photos that it was not trained with.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), which is written again")
     parser.add_argument("--input", required=True, help="pictures like those to restore: as data.path in training")
     parser.add_argument("--output", help="where to write it instead")
@@ -69,9 +72,17 @@ def main():
         examples = list(pairs(config, place, args.input, args.pictures, args.size, args.seed))
         ways = {(sampler, count): score(palette, place, examples, sampler, count, args.seed)
                 for count in steps for sampler in SAMPLERS[:1 if count == 1 else None]}
-        usage = dataclasses.replace(best(ways), tile=task.usage and task.usage.tile)
+        usage = best(ways)
+        faithful = ways[usage.sampler, usage.steps][0]
+        mirrored = {1: faithful}
+        for flips in (2, 4):
+            mirrored[flips], _ = score(palette, place, examples, usage.sampler, usage.steps, args.seed, flips)
+            if mirrored[flips] < faithful + WORTH:
+                break
+            faithful, usage = mirrored[flips], dataclasses.replace(usage, flips=flips)
+        usage = dataclasses.replace(usage, tile=task.usage and task.usage.tile)
         tasks[place] = dataclasses.replace(task, usage=usage)
-        _tell(task.name, ways, usage)
+        _tell(task.name, ways, mirrored, usage)
     palette.config = dataclasses.replace(config, tasks=tuple(tasks))
     found = load_steps(checkpoint)
     _write(checkpoint, palette.config, output)
@@ -135,12 +146,12 @@ def pairs(config, place, source, number, size, seed):
         yield y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
 
 
-def score(palette, place, examples, sampler, steps, seed):
+def score(palette, place, examples, sampler, steps, seed, flips=1):
     """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
     from palette_ms.evaluation.detail import detail
 
     task, scores = palette.config.tasks[place], []
-    sampling = palette.sampling(task, sampler, steps)
+    sampling = palette.sampling(task, sampler, steps, flips=flips)
     for y_0, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
         made = palette.make(place, cond, mask, sampling, seed).clip(-1, 1)
         squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
@@ -150,11 +161,14 @@ def score(palette, place, examples, sampler, steps, seed):
     return float(psnr), float(np.exp(detail_))
 
 
-def _tell(name, ways, usage):
+def _tell(name, ways, mirrored, usage):
     print(f"{name}: {usage.sampler} with {usage.steps}"
+          + (f" over {usage.flips} mirror images" if usage.flips > 1 else "")
           + (f", and {usage.detailed_steps} for detail" if usage.detailed_steps else ""))
     for (sampler, steps), (psnr, detail_) in ways.items():
         print(f"    {sampler:10} {steps:4}   {psnr:6.2f} dB   {detail_:4.2f} of the originals' detail")
+    print(f"    {usage.sampler:10} {usage.steps:4}   "
+          + ", ".join(f"{psnr:.2f} dB over {flips} mirror images" for flips, psnr in list(mirrored.items())[1:]))
 
 
 def _write(checkpoint, config, path):

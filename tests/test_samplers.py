@@ -17,7 +17,7 @@ from mindspore import Tensor, nn, ops
 from scipy.integrate import solve_ivp
 
 from palette_ms.config import DiffusionConfig, ScheduleConfig
-from palette_ms.diffusion.denoisers import GuidedUNet
+from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet
 from palette_ms.diffusion.samplers import Chain, Sampling, create_chain, create_sampler
 from palette_ms.diffusion.schedule import SPACINGS, evenly_spaced, make_beta_schedule, place_steps
 from palette_ms.diffusion.solvers import NOISE, SOLVERS, ddim, ddpm, dpmpp_2m_sde
@@ -287,6 +287,22 @@ def test_guidance_goes_beyond_the_answer_with_the_source(learned):
     np.testing.assert_allclose(output[:, :3], 2.5 * source + 2 * y_t + gamma[:, None, None, None], rtol=1e-5, atol=1e-6)
     if learned:
         np.testing.assert_array_equal(output[:, 3:], source)
+
+
+class Ramp(nn.Cell):
+    """Says x plus a gradient from the upper left corner, which no mirror image has."""
+
+    def construct(self, x, gamma):
+        rows, columns = ops.arange(x.shape[2]).reshape((1, 1, -1, 1)), ops.arange(x.shape[3]).reshape((1, 1, 1, -1))
+        return x[:, 3:] + rows + 10 * columns + gamma.reshape((-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("count, row, column", [(2, None, 10 * 2.5), (4, 1.5, 10 * 2.5)])
+def test_mirror_images_are_turned_back_before_the_mean(count, row, column):
+    x, gamma = normal(2, 6, 4, 6), np.array([0.25, 0.5], np.float32)
+    output = FlippedUNet(Ramp(), count)(Tensor(x), Tensor(gamma)).asnumpy()
+    rows = np.arange(4)[:, None] if row is None else row  # the mean of a gradient and its mirror image
+    np.testing.assert_allclose(output, x[:, 3:] + rows + column + gamma[:, None, None, None], rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("options, message", [

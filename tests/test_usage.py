@@ -90,6 +90,29 @@ def test_the_command_and_the_exported_chain_do_the_same(checkpoint, palette, ran
     assert palette.chain("denoising").num_steps == 2 and palette.chain("denoising", sampler="ddpm").num_steps == 100
 
 
+def test_mirror_images_are_taken_where_the_checkpoint_says_and_nothing_else_is_asked_for(tmp_path):
+    usage = {**MEASURED, "flips": 4}
+    palette = Palette.load(save_tiny(tmp_path / "a.safetensors", tasks=[{"name": "denoising", "usage": usage}]), "cpu")
+    task = palette.config.tasks[0]
+    assert palette.sampling(task).flips == palette.sampling(task, steps=2).flips == 4
+    for other in ({"steps": 8}, {"sampler": "unipc"}, {"detail": 1}, {"num_samples": 2}, {"reuse": 2}, {"flips": 1}):
+        assert palette.sampling(task, **other).flips == 1
+    assert palette.sampling(task, "unipc", flips=2).flips == 2
+    for wrong in ({"flips": 3}, {"flips": 2, "reuse": 2}, {"flips": "4"}):
+        with pytest.raises(UserError, match="flips"):
+            palette.sampling(task, **wrong)
+
+
+def test_a_mirrored_picture_is_restored_to_the_mirrored_result(checkpoint):
+    """By the mean over mirror images, not by the network itself."""
+    palette = Palette.load(checkpoint, "cpu", "onnx")
+    for flips, axes in ((2, [1]), (4, [0]), (4, [0, 1])):
+        for count, alike in ((1, False), (flips, True)):
+            straight, mirrored = (np.int16(palette.restore(picture, "denoising", steps=1, flips=count)[0])
+                                  for picture in (PICTURE, np.flip(PICTURE, axes)))
+            assert (abs(straight - np.flip(mirrored, axes)).max() <= 1) == alike
+
+
 @pytest.mark.parametrize("task, options, message", [
     ("denoising", {"detail": 1.5}, "from 0 to 1"), ("denoising", {"detail": "high"}, "from 0 to 1"),
     ("denoising", {"detail": 0.5, "steps": 4}, "leave those out"),
@@ -171,7 +194,7 @@ def test_tuning_writes_what_it_measured_and_nothing_else(checkpoint, tmp_path, m
     usage = after.config.tasks[1].usage
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith(f"deblurring: {usage.sampler} with {usage.steps}") and told[-1] == str(model)
-    assert len(told) == 5  # ddim with 1 and 3 calls, dpmpp_2m with 3
+    assert len(told) == 6  # ddim with 1 and 3 calls, dpmpp_2m with 3, mirror images
     for name, array in before.tensors("weights").items():
         np.testing.assert_array_equal(after.tensors("weights")[name], array)
     assert (after.step, after.pictures) == (before.step, before.pictures)

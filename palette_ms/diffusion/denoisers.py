@@ -47,6 +47,29 @@ class GuidedUNet(nn.Cell):
         return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
 
 
+class FlippedUNet(nn.Cell):
+    """The mean of what a network says of a picture and of its mirror images, turned back: Lim et al.'s geometric
+    self-ensemble (2017, arXiv 1707.02921, section 3.4) without the transposed images, which would be of another size.
+
+    A network was never told that a mirrored picture is to be restored alike, so its answers err differently.
+
+    Args:
+        unet: the network, or one of the Cells above.
+        count: 2: left to right; 4: upside down and both, too.
+    """
+
+    def __init__(self, unet, count):
+        super().__init__()
+        self.unet = unet
+        self.axes = ((3,), (2,), (2, 3))[:count - 1]
+
+    def construct(self, x, time):
+        total = self.unet(x, time)
+        for axes in self.axes:
+            total = total + ops.flip(self.unet(ops.flip(x, axes), time), axes)
+        return total / (1 + len(self.axes))
+
+
 class ReusingUNet:
     """A network whose coarser levels work in one call of several only, for one chain (Ma et al. 2023, arXiv 2312.00858:
     DeepCache). What they say changes little from one noise level of a chain to the next; the finest level, which the

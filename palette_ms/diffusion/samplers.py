@@ -33,6 +33,8 @@ _REPORTS = 20  # of progress, in a chain
 # (6), the ends of a learned variance, and the movement of ŷ₀ below which a picture is finished.
 _TIME, _A, _B, _NEXT, _BASE, _ENDS, _LIMIT = 0, 1, 2, 3, 9, 15, 17
 
+_KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str}
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -60,6 +62,8 @@ class Sampling:
             sources (`training.source_dropout`).
         reuse: calls that share what the network's coarser levels make, see
             `palette_ms.diffusion.denoisers.ReusingUNet`. 1: every call is the whole network's.
+        flips: 2 or 4: each call is the mean over as many mirror images, see
+            `palette_ms.diffusion.denoisers.FlippedUNet`, and takes as many times as long. 1: off.
 
     Raises:
         ValueError: a value that is not as above.
@@ -74,11 +78,12 @@ class Sampling:
     tolerance: float = 0.0
     guidance: float = 1.0
     reuse: int = 1
+    flips: int = 1
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            kind = {"steps": Integral, "reuse": Integral, "sampler": str, "spacing": str}.get(field.name, Real)
+            kind = _KINDS.get(field.name, Real)
             if not isinstance(value, kind) and not (value is None and field.default is None):
                 raise ValueError(f"{field.name} must be {_WORDS[kind]}, not {value!r}")
         if self.sampler is not None and self.sampler not in SOLVERS:
@@ -99,6 +104,10 @@ class Sampling:
             raise ValueError(f"guidance must be at least 1 (off) and finite, not {self.guidance}")
         if self.reuse < 1:
             raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")
+        if self.flips not in (1, 2, 4):
+            raise ValueError(f"flips must be 1 (off), 2 or 4, not {self.flips}")
+        if self.flips > 1 and self.reuse > 1:
+            raise ValueError("reuse cannot be had with flips: a mirror image has other features")
 
     def below(self, strength):
         """The same with a start at a share of the chain, and that share of the steps, at least one."""

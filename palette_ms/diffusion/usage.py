@@ -18,6 +18,7 @@ class Usage:
         sampler: one of `palette_ms.diffusion.solvers.SOLVERS`.
         steps: network calls of the most faithful result.
         detailed_steps: network calls of a result that has as much detail as photos have; None: not known.
+        flips: of the most faithful result, see `palette_ms.diffusion.samplers.Sampling`.
         tile: side of tiles in pixels, see `palette_ms.Palette.restore`; None: whole pictures, as far as they fit.
 
     Raises:
@@ -27,6 +28,7 @@ class Usage:
     sampler: Literal[tuple(SOLVERS)] = "dpmpp_2m"
     steps: int = 20
     detailed_steps: Optional[int] = None
+    flips: Literal[1, 2, 4] = 1
     tile: Optional[int] = None
 
     def __post_init__(self):
