@@ -29,6 +29,7 @@ from palette_ms.errors import UserError
 from palette_ms.torch_weights.files import is_torch
 from palette_ms.unet import UNet
 from palette_ms.unet.cost import costs
+from palette_ms.unet.lora import is_adapted, merged
 
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
@@ -223,9 +224,16 @@ class Checkpoint:
         """The network alone, with the averaged weights where the file has them, ready to sample: a process calls it as
         `palette_ms.diffusion.preconditioning.precondition` makes it."""
         unet = build_unet(self.config.model, self.path, self.path.stat().st_size)
-        self.fill(unet, "ema" if any(name.startswith("ema.") for name in self._names) else "weights")
+        group = "ema" if any(name.startswith("ema.") for name in self._names) else "weights"
+        self.fill(unet, group, self.without_adapters(group))
         unet.set_train(False)
         return unet
+
+    def without_adapters(self, group):
+        """What `fill` takes as changed, for a network that is not adapted, where the file is of a training that adapts
+        one (see `palette_ms.unet.lora`): a dict, empty for other files."""
+        arrays = self.tensors(group)
+        return {**dict.fromkeys(arrays), **merged(arrays)} if is_adapted(arrays) else {}
 
     def fill(self, unet, group, changed=()):
         """Set the U-Net's parameters from a group of tensors; all must be there, finite, with the right shapes.

@@ -78,6 +78,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Small matrices beside some layers of a trained network are trained, and end up in the model's weights: see
+    `palette_ms.unet.lora`."""
+
+    rank: int = 8
+    targets: Tuple[Literal["attention", "residual"], ...] = ("attention", "residual")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The optimisation and what it writes."""
 
@@ -102,6 +111,7 @@ class TrainingConfig:
     jit_level: Optional[Literal["O0", "O1", "O2"]] = None  # of MindSpore's compiler; O2: of old configs
     seed: int = 0
     init_from: Optional[str] = None  # a checkpoint whose weights to start from
+    lora: Optional[LoraConfig] = None  # None: all weights are trained
     log_every: int = 50
     sample_every: int = 5000  # 0: never
     sample_steps: int = 50
@@ -411,6 +421,11 @@ def _check_ranges(config, where):
     if profile is not None and (len(profile) != 2 or not 1 <= profile[0] <= profile[1] <= config.training.steps):
         raise UserError(f"{where}: training.profile must be [first, last], two steps from 1 to training.steps, not "
                         f"{list(profile)}")
+    lora = config.training.lora
+    if lora and (lora.rank < 1 or not lora.targets):
+        raise UserError(f"{where}: training.lora.rank must be above 0, and training.lora.targets name at least one")
+    if lora and not config.training.init_from:
+        raise UserError(f"{where}: training.lora adapts a trained model: name it as training.init_from")
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:

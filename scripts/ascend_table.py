@@ -45,6 +45,9 @@ def cells():
         for graph in ("train", "sample"):
             yield "photo", graph, "float16", 1, f"process={process}", False
     for precision in PRECISIONS:
+        yield "photo", "train", precision, 1, "lora.rank=8 init_from=start.safetensors", False
+    yield "photo", "sample", "float16", 1, "flips=4", False
+    for precision in PRECISIONS:
         yield "quickstart", "sample", precision, 1, "", False
     for name in ("celebahq_inpainting", "places2_inpainting", "places2_uncropping", "imagenet_colorization",
                  "imagenet_jpeg", "imagenet_multitask"):

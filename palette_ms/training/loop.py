@@ -34,6 +34,7 @@ from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
+from palette_ms.unet.lora import adapt, merged
 
 MODEL_FILE = "model.safetensors"
 _LABELS = "label_embedding"  # of a network's parameters
@@ -96,6 +97,12 @@ class Trainer:
         self.pictures_before = 0
         if training.init_from:
             self._start_from(Checkpoint(training.init_from))
+        if training.lora:
+            try:
+                for network in (self.unet, self.ema):
+                    adapt(network, training.lora.rank, training.lora.targets, generator(training.seed, "lora"))
+            except ValueError as error:
+                raise UserError(f"training.lora.targets: {error}") from None
         if config.distillation:
             self.teacher = checkpoint.load_unet()
             self.pictures_before = checkpoint.pictures
@@ -114,7 +121,9 @@ class Trainer:
             loss = DiffusionLoss(precondition(self.unet, diffusion), diffusion.loss, diffusion.prediction)
         _name(self.unet, "unet")  # whatever is around it: training states have Adam's moments by these names
         self.optimizer = self._create_optimizer()
-        self.step_cell = TrainStep(loss, self.optimizer, list(self.ema.get_parameters()), training.ema_decay,
+        averages = dict(self.ema.parameters_and_names())
+        averages = [averages[name] for name, weight in self.unet.parameters_and_names() if weight.requires_grad]
+        self.step_cell = TrainStep(loss, self.optimizer, averages, training.ema_decay,
                                    training.max_grad_norm, training.accumulation, training.precision == "float16",
                                    runtime.ranks())
         self.step_cell.set_train()
@@ -146,7 +155,8 @@ class Trainer:
                 raise UserError(f"training.init_from: {checkpoint.path} has another diffusion.{name} than this config: "
                                 "copy its")
         group = "weights" if checkpoint.tensors("weights") else "ema"
-        checkpoint.fill(self.unet, group, self._embeddings(checkpoint.config, checkpoint.tensors(group)))
+        changed = checkpoint.without_adapters(group)
+        checkpoint.fill(self.unet, group, {**changed, **self._embeddings(checkpoint.config, checkpoint.tensors(group))})
         self.pictures_before = checkpoint.pictures
 
     def _embeddings(self, theirs, arrays):
@@ -198,6 +208,8 @@ class Trainer:
         """
         self.step_cell.give_average()
         weights, ema = unet_arrays(self.unet), unet_arrays(self.ema)
+        if not optimizer:  # a model is one like others, whichever part of it was trained
+            weights, ema = merged(weights), merged(ema)
         for arrays in (weights, ema, optimizer or {}):
             for name, array in arrays.items():
                 if not np.isfinite(array).all():

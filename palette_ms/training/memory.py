@@ -3,6 +3,7 @@
 import textwrap
 
 from palette_ms.unet.cost import activations, costs
+from palette_ms.unet.lora import count_parameters
 
 CARDS = (32, 64)  # GiB
 # Of a card's memory: the rest is left to the driver, the links' buffers and the operators' working space.
@@ -39,13 +40,18 @@ class Memory:
         again = sum(block.operations for block in self.blocks if block.passed is not None and block.level < recomputed)
         self.operations = sum(block.operations for block in self.blocks)  # of a picture's forward pass
         self.more_operations = again / (3 * self.operations)  # share of a step's, where it takes three forward passes
-        self.gradients = weights = 4 * self.parameters
-        self.kept = {"weights": weights, "average of the weights": weights, "Adam's moments": 2 * weights}
+        weights = learned = 4 * self.parameters
+        self.kept = {"weights": weights, "average of the weights": weights}
+        if training.lora:
+            learned = 4 * count_parameters(config.model, training.lora.rank, training.lora.targets)
+            self.kept["adapters and their average"] = 2 * learned
+        self.gradients = learned
+        self.kept["Adam's moments"] = 2 * learned
         if training.shard_optimizer and ranks > 1:
-            self.kept["Adam's moments"] = 2 * weights // ranks
-            self.kept["slices of the weights"] = weights // ranks
+            self.kept["Adam's moments"] = 2 * learned // ranks
+            self.kept["slices of the weights"] = learned // ranks
         if training.accumulation > 1:
-            self.kept["gathered gradients"] = weights
+            self.kept["gathered gradients"] = learned
         if config.distillation:
             self.kept["teacher"] = weights
         self.passing = {"gradients": self.gradients}

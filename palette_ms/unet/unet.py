@@ -10,6 +10,7 @@ from mindspore.common.initializer import Normal, initializer
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.config import ATTENTIONS, ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
+from palette_ms.unet.lora import LowRank
 from palette_ms.unet.plan import plan
 
 
@@ -108,7 +109,7 @@ class UNet(nn.Cell):
         The weights, the normalisations' statistics, the softmax and the output stay float32.
         """
         for _, cell in self.cells_and_names():
-            if isinstance(cell, (nn.Conv2d, nn.Dense)):
+            if isinstance(cell, (nn.Conv2d, nn.Dense, LowRank)):
                 cell.to_float(dtype)
         return self
 

@@ -123,8 +123,11 @@ def _prepare(path, overrides, work):
 
 
 def _train(config):
+    from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
     from palette_ms.training.loop import Trainer
 
+    if config.training.init_from:
+        save_checkpoint(config.training.init_from, config, 1, 1, unet_arrays(build_unet(config.model)))
     trainer = Trainer(config)
     trainer.train_on(trainer.batches.batch(0))
 
@@ -137,7 +140,7 @@ def _sample(config, sampling):
     from mindspore import nn, ops
 
     from palette_ms.checkpoint import build_unet
-    from palette_ms.diffusion.denoisers import GuidedUNet, LabelledUNet, ReusingUNet
+    from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet, LabelledUNet, ReusingUNet
     from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
     from palette_ms.diffusion.tiles import TiledUNet
     from palette_ms.unet.unet import DeepFeatures, FinestLevel
@@ -166,6 +169,8 @@ def _sample(config, sampling):
         denoiser = LabelledUNet(unet, [0] * count * (1 + (sampling.guidance > 1)))
     if sampling.guidance > 1:
         denoiser = GuidedUNet(denoiser, sampling.guidance)
+    if sampling.flips > 1:
+        denoiser = FlippedUNet(denoiser, sampling.flips)
     chain, inputs = create_chain(denoiser, config.diffusion, sampling), []
 
     def launch(state, cond, mask, known, rank, noise, rows, calls):
