@@ -11,6 +11,7 @@ import reprlib
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Optional, Tuple
 
 import yaml
@@ -24,6 +25,7 @@ from palette_ms.tasks import Task, task_class
 from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.unet.config import ModelConfig
 
+_CONFIGS = Path(__file__).parent / "configs"
 _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.10's X | None
 # What only a user who means harm writes: read no further, and build no more of a few lines that name each other.
 _YAML_BYTES, _YAML_NODES = 2**24, 10**6
@@ -180,8 +182,12 @@ def load_config(path, overrides=()):
 
 
 def read_yaml(path):
-    """The sections and keys of a YAML file as a dict. Raises UserError: no such file, not YAML, no keys."""
+    """The sections and keys of a YAML file as a dict: of one that ships with the package also by its name, such as
+    photo or configs/photo.yaml, from any folder. Raises UserError: no such file, not YAML, no keys."""
     path = expand(path)
+    shipped = _CONFIGS / f"{path.stem}.yaml"
+    if not path.exists() and str(path.parent) in (".", "configs") and shipped.is_file():
+        path = shipped
     try:
         with open(path, "rb") as file:
             data = file.read(_YAML_BYTES + 1)

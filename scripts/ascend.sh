@@ -17,12 +17,12 @@ usage() {
     exit 2
 }
 
-check_machine() {  # CARDS, and what else scripts/check_ascend.py takes
+check_machine() {  # CARDS, and what else palette_ms.check_ascend takes
     case $1 in
         ''|*[!0-9]*|0) usage "the number of cards must be a whole number above 0, not '$1'" ;;
     esac
     if [ "$DEVICE" = Ascend ]; then
-        python "$ROOT/scripts/check_ascend.py" ${FORCE:+--force} "$@" || exit 2
+        python -m palette_ms.check_ascend ${FORCE:+--force} "$@" || exit 2
     fi
     command -v msrun >/dev/null || { echo "error: msrun was not found: it comes with MindSpore" >&2; exit 2; }
 }

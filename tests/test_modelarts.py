@@ -411,7 +411,7 @@ def test_only_missing_packages_are_installed_and_mindspore_never(monkeypatch):
     boot.install_requirements()
     # Without the project, for whose sake pip would replace a MindSpore 2.7.0rc1.
     assert commands == [[sys.executable, "-m", "pip", "install", "--quiet", "numpy<2", "safetensors>=0.4"]]
-    wanted = (boot.CODE / "setup.py").read_text()
+    wanted = (boot.CODE / "pyproject.toml").read_text()
     assert all(f'"{package}"' in wanted for package in ("numpy<2", *boot._PACKAGES.values()))
     Done.returncode = 1
     with pytest.raises(UserError, match="pip could not install safetensors"):

@@ -30,7 +30,7 @@ SEND_SECONDS = 20  # between looks for new files to send
 _LAST_TRIES = 3  # to send what is left, after the training's end
 _NAME_SECONDS = 600  # for the first host to be known by its name
 _PORT = 8118
-# What training imports beside MindSpore, and which package brings it (see setup.py).
+# What training imports beside MindSpore, and which package brings it (see pyproject.toml).
 _PACKAGES = {"cv2": "opencv-python-headless<4.12", "PIL": "pillow>=9.1", "safetensors": "safetensors>=0.4",
              "scipy": "scipy", "tqdm": "tqdm", "yaml": "pyyaml"}
 # The platform sets these for a program that runs once a card. msrun sets its own, and with the table its ranks would

@@ -1,6 +1,6 @@
-"""Is this machine ready to compute on Ascend cards? Says what is missing, a line each, and how to mend it.
+"""python -m palette_ms.check_ascend: is this machine ready to compute on Ascend cards? What is missing, a line each.
 
-    python scripts/check_ascend.py [CARDS] [--force] [--config CONFIG [key=value …]]
+    python -m palette_ms.check_ascend [CARDS] [--force] [--config CONFIG [key=value …]]
 
 Looks at the driver (npu-smi), the first CARDS chips, or those of ASCEND_RT_VISIBLE_DEVICES (which series, free of other
 processes, sound?), CANN (ASCEND_HOME_PATH), the Python packages that CANN imports, whether MindSpore was built for this
@@ -22,7 +22,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from palette_ms import errors
+from palette_ms.errors import UserError
+
 _OLD = re.compile(r"(Ascend)?(310.*|910(A|B|ProA|ProB|PremiumA))")  # of before the Atlas A2 series
 # As CANN's installation guide lists them: module, and package where it is called otherwise. All but `te` and `hccl`,
 # which CANN has itself, come with the extra "ascend".
@@ -53,8 +55,8 @@ class Chip(NamedTuple):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m palette_ms.check_ascend", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("cards", nargs="?", type=int, default=1)
     parser.add_argument("--force", action="store_true", help="go on where something is missing")
     parser.add_argument("--config", help="of the training that is to follow, whose memory is estimated")
@@ -168,9 +170,7 @@ def imports(module):
 
 def memory(config, overrides, chips):
     """Whether a step fits, by the estimate of `palette_ms.estimate`."""
-    sys.path.insert(0, str(ROOT))
     from palette_ms.config import load_config
-    from palette_ms.errors import UserError
 
     try:
         training = load_config(config, overrides)
@@ -189,4 +189,4 @@ def memory(config, overrides, chips):
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)
