@@ -15,6 +15,7 @@ BELOW = {
     "tasks": {"data", "diffusion"},
     "data": {"diffusion", "runtime", "unet"},
     "evaluation": {"data", "diffusion", "runtime", "tasks"},
+    "text": {"data", "torch_weights"},
     "training": {"checkpoint", "config", "data", "diffusion", "runtime", "tasks", "unet"},
 }
 
