@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
+from palette_ms.data.images import grid, list_images, load_image, open_picture, save_atomically, to_float, to_uint8
 from palette_ms.errors import UserError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
@@ -75,14 +75,20 @@ def test_exif_rotation_is_applied(tmp_path):
     np.testing.assert_array_equal(load_image(path), np.rot90(RGB, -1))
 
 
+def cut_ico():
+    file = io.BytesIO()
+    Image.fromarray(RGB).resize((16, 16)).save(file, "ICO")
+    return file.getvalue()[:40]  # Pillow opens none, and tells by another error than of what it does not know
+
+
 def cut_png():
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()[:2000]
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", cut_png()],
-                         ids=["empty", "web page", "header alone", "cut off"])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n", cut_png(), cut_ico()],
+                         ids=["empty", "web page", "header alone", "cut off", "cut off before it is opened"])
 def test_a_broken_file_is_told_in_one_line(tmp_path, content):
     path = tmp_path / "broken.png"
     path.write_bytes(content)
@@ -152,6 +158,9 @@ def test_a_large_or_damaged_text_says_nothing_against_a_pngs_pixels(tmp_path, be
         content = content[:begin] + content[end:-12] + content[begin:end] + content[-12:]
     (tmp_path / "a.png").write_bytes(content)
     np.testing.assert_array_equal(load_image(tmp_path / "a.png"), RGB)
+    saved(tmp_path, Image.fromarray(RGB), "a.png", pnginfo=text, icc_profile=b"a profile")
+    with open_picture(tmp_path / "a.png") as (image, _):
+        assert image.info["icc_profile"] == b"a profile"  # which the text says nothing against, either
     saved(tmp_path, Image.fromarray(RGB), "b.png", icc_profile=bytes(1_500_000))
     np.testing.assert_array_equal(load_image(tmp_path / "b.png"), RGB)
 

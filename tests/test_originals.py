@@ -1,16 +1,19 @@
 """What a photo is besides RGB of 8 bits: depth, gray, transparency, profile, EXIF, and what people mean by masks."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from mindspore import Tensor
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from palette_ms import Palette
 from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
+from palette_ms.data.exif import write_tiff
 from palette_ms.data.forms import Photo
 from palette_ms.data.images import load_image
 from palette_ms.data.masks import weights
@@ -65,6 +68,20 @@ def test_sixteen_bits_come_back_and_known_pixels_exactly(palette, tmp_path, shap
         assert back.dtype == np.uint16 and back.shape == shape
         np.testing.assert_array_equal(back[hole() == 0], values[hole() == 0])
         assert (back[hole() > 0] != values[hole() > 0]).any()
+
+
+def test_of_pages_with_sixteen_bits_the_first_is_taken_whole(palette, tmp_path):
+    pages = RNG.integers(0, 65536, (2, 16, 24, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "p.tif", pages, photometric="rgb")
+    np.testing.assert_array_equal(read_original(tmp_path / "p.tif").values, pages[0])
+
+
+def test_floating_point_is_told(tmp_path):
+    for shape in ((16, 24), (16, 24, 3)):
+        tifffile.imwrite(tmp_path / "p.tif", np.zeros(shape, np.float32), photometric="rgb" if len(shape) == 3 else None)
+        for read in (read_original, load_image):
+            with pytest.raises(UserError, match="p.tif.*floating-point.*save it with 8 or 16 bits|^floating-point"):
+                read(tmp_path / "p.tif")
 
 
 def test_made_pixels_have_sixteen_bits_too(palette, tmp_path):
@@ -167,6 +184,70 @@ def test_exif_dpi_and_orientation(palette, tmp_path, format):
         assert round(back.info["dpi"][0]) == 300
 
 
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "tiff"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_cameras_exif_comes_along_whole(palette, tmp_path, format, deep):
+    exif, owner = Image.Exif(), "© Jürgen"
+    exif[ExifTags.Base.Copyright], exif[ExifTags.Base.Orientation] = owner.encode(), 6
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N", ExifTags.GPS.GPSLatitude: (48.0, 8.0, 0.5)}
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.MakerNote: b"note" * 50}
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "PNG", exif=exif, dpi=(300, 300))
+    if deep:
+        pixels = cv2.imencode(".png", SMOOTH.astype(np.uint16) * 200)[1].tobytes()
+        begin, data = 33, file.getvalue()  # behind signature and IHDR
+        file = io.BytesIO(pixels[:begin] + data[begin:data.index(b"IDAT") - 4] + pixels[begin:])
+    (tmp_path / "p.png").write_bytes(file.getvalue())
+    result, = palette.restore(tmp_path / "p.png", "denoising")
+    path = saved(palette, result, tmp_path, format=format)
+    back = Image.open(path).getexif()
+    assert back[ExifTags.Base.Copyright].encode("latin-1").decode() == owner
+    assert back[ExifTags.Base.Orientation] == 1
+    assert back.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] == (48.0, 8.0, 0.5)
+    assert back.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == b"note" * 50
+    if format in ("png", "tiff"):
+        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).dtype == (np.uint16 if deep else np.uint8)
+        assert round(Image.open(path).info["dpi"][0]) == 300
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_many_strips_is_read_by_others(order):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make], exif.endian = "a camera", order
+    values = RNG.integers(0, 65536, (700, 800, 4), np.uint16)
+    for dtype, channels in ((np.uint8, 2), (np.uint16, 1), (np.uint16, 4)):
+        part, file = values[..., :channels].astype(dtype), io.BytesIO()
+        write_tiff(part, file, exif.tobytes(), b"<x/>", b"profile", (300, 72.5))
+        with tifffile.TiffFile(io.BytesIO(file.getvalue())) as read:
+            np.testing.assert_array_equal(read.asarray().reshape(part.shape), part)
+            tags = read.pages[0].tags
+            assert tags["Make"].value == "a camera" and tags[700].value == b"<x/>" and tags[34675].value == b"profile"
+        assert Image.open(file).info["dpi"] == (300, 72.5)
+
+
+def test_of_a_tiffs_tags_those_of_its_pixels_stay_behind(palette, tmp_path):
+    tifffile.imwrite(tmp_path / "p.tif", SMOOTH, photometric="rgb", compression="zlib", description="a scan",
+                     extratags=[(ExifTags.Base.Artist, 2, 0, "Jürgen".encode(), True)], resolution=(300, 300), resolutionunit="inch")
+    data = (tmp_path / "p.tif").read_bytes()
+    assert data.count(struct.pack("<II", 300, 1)) == 2
+    (tmp_path / "p.tif").write_bytes(data.replace(struct.pack("<II", 300, 1), bytes(8)))  # 0/0 dots an inch
+    back = Image.open(saved(palette, palette.restore(tmp_path / "p.tif", "denoising")[0], tmp_path)).getexif()
+    assert back[ExifTags.Base.ImageDescription] == "a scan" and ExifTags.Base.StripOffsets not in back
+    assert back[ExifTags.Base.Artist].encode("latin-1").decode() == "Jürgen"
+
+
+def test_what_a_jpeg_cannot_hold_is_told_and_its_comment_kept(palette, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[ExifTags.Base.MakerNote] = bytes(90_000)
+    Image.fromarray(SMOOTH).save(tmp_path / "p.png", exif=exif)
+    path = saved(palette, palette.restore(tmp_path / "p.png", "denoising")[0], tmp_path, format="jpg")
+    assert "EXIF of 90" in capsys.readouterr().err and not Image.open(path).getexif()
+    Image.fromarray(SMOOTH).save(tmp_path / "q.jpg", comment="mine")
+    result, = palette.restore(tmp_path / "q.jpg", "denoising")
+    assert Image.open(saved(palette, result, tmp_path, format="jpg")).info["comment"] == b"mine"
+    assert Image.open(saved(palette, result, tmp_path)).text["Comment"] == "mine"
+
+
 def test_text_and_xmp_come_along_in_a_png(palette, tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("Author", "somebody")
@@ -230,7 +311,23 @@ def test_palettes_and_colours_mark_what_is_not_black():
     np.testing.assert_array_equal(weights(red, "m"), hole() / 255)
 
 
+def test_a_faint_brush_paints_too():
+    faint = np.dstack([np.full((16, 24, 3), 200, np.uint8), hole() // 3])
+    np.testing.assert_array_equal(weights(faint, "m"), hole() / 255)
+
+
+def test_brightness_marks_in_cmyk_too(tmp_path):
+    for name in ("m.tif", "m.jpg"):
+        Image.fromarray(np.dstack([hole()] * 3)).convert("CMYK").save(tmp_path / name, quality=100)
+        np.testing.assert_allclose(Photo().read_mask(tmp_path / name), hole() / 255, atol=0.1)
+
+
 def test_what_is_no_mask_is_told_with_what_it_holds():
+    with pytest.raises(UserError, match="m.png is transparent everywhere: nothing to make"):
+        weights(np.full((4, 4, 4), (255, 255, 255, 0), np.uint8), "m.png")
+    red_and_blue = np.where(hole()[..., None] > 0, np.uint8([255, 0, 0]), np.uint8([0, 0, 255]))
+    with pytest.raises(UserError, match=r"do not tell what is to be made: it holds \(0, 0, 255\), \(255, 0, 0\)"):
+        weights(red_and_blue, "m.png")
     with pytest.raises(UserError, match="no white pixel.*It holds 0; white"):
         weights(np.zeros((4, 4, 1), np.uint8), "m.png")
     with pytest.raises(UserError, match="no white pixel.*It holds 3, 5, 9"):

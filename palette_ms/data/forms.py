@@ -4,7 +4,9 @@ Files hold values, the network works on [−1, 1]. A `Form` goes from one to the
 whatever the file holds, `Arrays` the file's own values, each channel with its range.
 """
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, Optional, Tuple
@@ -102,6 +104,10 @@ class OtherChannels(Unfit):
         self.name, self.count = name, count
 
 
+def _show(line):
+    tqdm.write(line, file=sys.stderr)
+
+
 class Form:
     """What `Photo` and `Arrays` have in common.
 
@@ -124,6 +130,10 @@ class Form:
         """
         if name is None:
             name = source if isinstance(source, (str, PathLike)) else "the mask"
+        if isinstance(source, (str, PathLike)) and os.path.isfile(source):
+            with suppress(Exception), Image.open(source) as image:  # what cannot be read is told below
+                if image.mode in ("CMYK", "YCbCr", "LAB"):  # whose values are not brightness, nor the fourth opacity
+                    source = image.convert("RGB")
         return weights(Arrays().read(source, name), name)
 
     def to_show(self, y):
@@ -145,7 +155,7 @@ class Photo(Form):
 
     def original(self, source):
         """What is kept of a user's picture: see `palette_ms.data.originals.read_original`."""
-        return read_original(source, show=lambda line: tqdm.write(line, file=sys.stderr))
+        return read_original(source, show=_show)
 
     def shown(self, original):
         """What the model is given of it, as `read` gives it."""
@@ -202,7 +212,7 @@ class Photo(Form):
         """
         path = self.path(path, format)
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            write_picture(image, file, format, quality)
+            write_picture(image, file, format, quality, lambda line: _show(f"{path}: {line}"))
         return path
 
     def path(self, path, format="png"):

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import threading
+import warnings
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,10 @@ _MEGAPIXELS = os.environ.get("PALETTE_MS_MEGAPIXELS", "")
 MOST_PIXELS = 1_000_000 * (int(_MEGAPIXELS) if _MEGAPIXELS.isdecimal() else 400)
 _LIMIT = threading.Lock()
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as libjpeg and Pillow
+# Of damaged EXIF Pillow tells in lines of its own code. What cannot be read is an error, or left out.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff",
             ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tga", ".pcx",
@@ -65,7 +69,7 @@ def open_picture(source, name=None):
     """
     if not hasattr(source, "read") and not isinstance(source, (str, PathLike)):
         raise UserError(f"a picture must be a path, an array or a PIL image, not {type(source).__name__}")
-    name = name or source
+    name, image = name or source, None
     try:
         if hasattr(source, "read"):
             data = source.read()
@@ -82,7 +86,9 @@ def open_picture(source, name=None):
     except IsADirectoryError:
         raise UserError(f"{name} is a folder, not a picture") from None
     except UnidentifiedImageError:
-        raise UserError(f"cannot read picture {name}: empty, or of an unknown format") from None
+        hint = "of floating-point values or another kind that is no photo's: save it with 8 or 16 bits" if (
+            data.startswith(_TIFF)) else "empty, or of an unknown format"
+        raise UserError(f"cannot read picture {name}: {hint}") from None
     # Pillow's decoders raise many kinds of error on damaged files: OSError, SyntaxError, ValueError, struct.error …
     except Exception as error:
         text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
@@ -102,7 +108,11 @@ def opened(data):
     except (ValueError, SyntaxError, OSError):
         if not data.startswith(_PNG):
             raise
-        return _open(pixels_alone(data))
+    with suppress(ValueError, SyntaxError, OSError):
+        image = _open(pixels_alone(data, _TEXTS))
+        image.load()
+        return image
+    return _open(pixels_alone(data))
 
 
 def _open(data):
@@ -119,13 +129,16 @@ def _open(data):
     return image
 
 
-def pixels_alone(data):
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+def pixels_alone(data, without=(*_TEXTS, b"iCCP")):
     """A PNG without the chunks that hold texts and a profile: large or damaged ones, which Pillow refuses, say nothing
     against the pixels."""
     kept, place = [_PNG], len(_PNG)
     while place + 12 <= len(data):
         end = place + 12 + int.from_bytes(data[place:place + 4], "big")
-        if data[place + 4:place + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+        if data[place + 4:place + 8] not in without:
             kept.append(data[place:end])
         place = end
     return b"".join(kept)

@@ -28,9 +28,10 @@ def weights(array, name):
     """
     opacity = None
     if array.shape[2] in (2, 4):
-        opacity, array = _share(array[..., -1]), array[..., :-1]
-        if opacity.min() == opacity.max():
-            opacity = None
+        opacity, array = array[..., -1].astype(np.float64), array[..., :-1]
+        if not opacity.any():
+            raise UserError(f"{name} is transparent everywhere: nothing to make. Paint what is to be made")
+        opacity = None if opacity.min() == opacity.max() else opacity / opacity.max()  # a faint brush paints, too
     if array.shape[2] == 3 and array.dtype == np.uint8:
         seen = array if opacity is None else array[opacity > 0.5]
         spread = seen.max(-1).astype(int) - seen.min(-1)
@@ -39,6 +40,11 @@ def weights(array, name):
                             "marks what is to be made")
     values = array.max(2)
     if opacity is None:
+        if values.min() == values.max() and (array != array[0, 0]).any():
+            colours = np.unique(array.reshape(-1, array.shape[2]), axis=0)
+            raise UserError(f"{name} has no black, and its colours do not tell what is to be made: it holds "
+                            f"{', '.join(str(tuple(colour)) for colour in colours[:4].tolist())}; white, or one "
+                            "colour, on black marks that")
         marked = _marked(values)
     else:
         painted = values[opacity > 0.5]

@@ -6,6 +6,7 @@ the `Original`.
 
 import io
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
+from palette_ms.data.exif import carried, write_tiff
 from palette_ms.data.images import LUMA, PROFILE, from_srgb, open_picture, to_srgb, to_uint8
 from palette_ms.data.readers import kind_of, read_array
 from palette_ms.errors import UserError
@@ -184,6 +186,8 @@ def _deep_values(image, data, name):
         if values is None:
             return None
         values = values if values.ndim == 2 else values[..., [2, 1, 0, 3][:values.shape[2]]]
+    if values.ndim == 4:  # pages, of which the first is taken
+        values = values[0]
     if values.dtype != np.uint16 or values.ndim not in (2, 3):
         return None
     values = _channels_last(values)
@@ -193,17 +197,19 @@ def _deep_values(image, data, name):
 def _about(image):
     """(EXIF orientation, what results are saved with). What is damaged is left out: the pixels are sound."""
     info, orientation = {}, 1
-    for key in ("icc_profile", "dpi", "xmp"):
+    for key in ("icc_profile", "xmp"):
         if image.info.get(key):
             info[key] = image.info[key]
+    with suppress(Exception):
+        dpi = tuple(map(float, image.info["dpi"]))
+        if len(dpi) == 2 and all(0 < number < 2**16 for number in dpi):  # a damaged one may be NaN
+            info["dpi"] = dpi
     try:
-        exif = image.getexif()
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         orientation = orientation if orientation in range(1, 9) else 1
-        if len(exif):
-            if ExifTags.Base.Orientation in exif:
-                exif[ExifTags.Base.Orientation] = 1
-            info["exif"] = exif.tobytes()
+        exif = carried(image)
+        if exif:
+            info["exif"] = exif
     except Exception:  # a library's parser on bytes that may be anything
         info.pop("exif", None)
     if isinstance(info.get("xmp"), bytes):
@@ -211,6 +217,8 @@ def _about(image):
     else:
         info.pop("xmp", None)
     text = {key: str(value) for key, value in getattr(image, "text", {}).items() if key != "XML:com.adobe.xmp"}
+    if image.format in ("JPEG", "MPO") and image.info.get("comment"):
+        text["Comment"] = image.info["comment"].decode("utf-8", "replace")
     if text:
         info["text"] = text
     return orientation, info
@@ -244,13 +252,17 @@ def same_format(format):
     return _OF_PILLOW.get(format, "png")
 
 
-def write_picture(image, file, format, quality=None):
+_JPEG_HOLDS = {"exif": 65533, "xmp": 65504}  # bytes of a segment
+
+
+def write_picture(image, file, format, quality=None, show=print):
     """Write what `Original.image` made, with its metadata.
 
     Args:
         file: open for writing, binary.
         format: a key of `FORMATS`. jpg and webp and avif have 8 bits, jpg no transparency: white stands behind it.
         quality: from 1 to 100, of jpg, webp and avif; None: 95.
+        show: told in a line what a format cannot hold.
     """
     info, deep = image.info, getattr(image, "deep", None)
     about = {key: info[key] for key in ("icc_profile", "exif", "dpi") if info.get(key)}
@@ -267,7 +279,8 @@ def write_picture(image, file, format, quality=None):
         else:
             file.write(_deep_png(deep, text, about))
     elif format == "tiff":
-        _write_tiff(image, deep, file, about)
+        values = np.asarray(image) if deep is None else _four_if_two(deep)
+        write_tiff(_channels_last(values), file, xmp=info.get("xmp"), **about)
     else:
         quality = 95 if quality is None else quality
         if image.mode.startswith("I"):
@@ -275,20 +288,28 @@ def write_picture(image, file, format, quality=None):
         if "xmp" in info:
             about["xmp"] = info["xmp"]
         if format == "jpg":
+            for key, most in _JPEG_HOLDS.items():
+                if len(about.get(key, b"")) > most:
+                    show(f"{key.upper()} of {len(about.pop(key))} bytes is left out of a JPEG, which holds {most}")
             if image.mode in ("LA", "RGBA"):
                 over = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(over, image.convert("RGBA")).convert(image.mode[:-1])
-            image.save(file, "JPEG", quality=quality, subsampling=0, **about)
+            comment = info.get("text", {}).get("Comment", "").encode()[:_JPEG_HOLDS["exif"]]
+            image.save(file, "JPEG", quality=quality, subsampling=0, comment=comment, **about)
         else:
             about.pop("dpi", None)
             image.save(file, format.upper(), quality=quality, **about)
 
 
+def _four_if_two(values):
+    """Gray with alpha as RGB with alpha: of 16 bits OpenCV does not write the one, nor Pillow read it in a TIFF."""
+    return values[..., [0, 0, 0, 1]] if values.ndim == 3 and values.shape[2] == 2 else values
+
+
 def _deep_png(values, text, about):
     """A PNG of 16 bits, which Pillow does not write: pixels by OpenCV, what stands before them by Pillow."""
     values = values.squeeze(2) if values.ndim == 3 and values.shape[2] == 1 else values
-    if values.ndim == 3 and values.shape[2] == 2:  # gray with alpha, which OpenCV does not write
-        values = values[..., [0, 0, 0, 1]]
+    values = _four_if_two(values)
     swapped = values if values.ndim == 2 else np.ascontiguousarray(values[..., [2, 1, 0, 3][:values.shape[2]]])
     pixels = cv2.imencode(".png", swapped)[1].tobytes()
     other = io.BytesIO()
@@ -296,19 +317,3 @@ def _deep_png(values, text, about):
     end_of_header = 8 + 25  # signature, IHDR
     said = other.getvalue()[end_of_header:]
     return pixels[:end_of_header] + said[:said.index(b"IDAT") - 4] + pixels[end_of_header:]
-
-
-def _write_tiff(image, deep, file, about):
-    if deep is None:
-        image.save(file, "TIFF", compression="tiff_adobe_deflate", **about)
-        return
-    import tifffile
-
-    channels = 1 if deep.ndim == 2 else deep.shape[2]
-    several = {} if deep.ndim == 2 else {"planarconfig": "contig"}
-    if channels in (2, 4):
-        several["extrasamples"] = ["unassalpha"]
-    if "dpi" in about:
-        several.update(resolution=tuple(map(float, about["dpi"])), resolutionunit="INCH")
-    tifffile.imwrite(file, deep, photometric="rgb" if channels >= 3 else "minisblack", metadata=None,
-                     iccprofile=about.get("icc_profile"), **several)

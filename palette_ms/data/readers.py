@@ -18,8 +18,9 @@ from palette_ms.errors import UserError
 _LARGEST = 2**32  # bytes of a decoded file: a header may claim any size, and a few kB unpack to what no memory holds
 _SIXTEEN_BITS = b"\x10"
 
-# Of files with a tag that is not as it should be, tifffile tells in lines of its own. What cannot be read is an error.
+# Of files with a tag that is not as it should be, these tell in lines of their own. What cannot be read is an error.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+cv2.setLogLevel(0)
 
 
 class Kind(NamedTuple):
