@@ -188,13 +188,7 @@ def read_yaml(path):
     shipped = _CONFIGS / f"{path.stem}.yaml"
     if not path.exists() and str(path.parent) in (".", "configs") and shipped.is_file():
         path = shipped
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_YAML_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"cannot read config {path}: {error.strerror}") from None
-    if len(data) > _YAML_BYTES:
-        raise UserError(f"{path} is not a config: it is larger than {_YAML_BYTES // 2**20} MiB")
+    data = read_config(path)
     try:
         raw = parse_yaml(data.decode("utf-8"))
     except ValueError as error:
@@ -202,6 +196,18 @@ def read_yaml(path):
     if raw is not None and not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections or keys with values")
     return raw or {}
+
+
+def read_config(path):
+    """The bytes of a config's file, or of a pipe. Raises UserError: it cannot be read, or is too large for one."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_YAML_BYTES + 1)
+    except (OSError, ValueError) as error:  # of a name that none can be, such as one with a null byte, a ValueError
+        raise UserError(f"cannot read config {path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _YAML_BYTES:
+        raise UserError(f"{path} is not a config: it is larger than {_YAML_BYTES // 2**20} MiB")
+    return data
 
 
 def parse_yaml(text):

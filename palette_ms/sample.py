@@ -14,7 +14,7 @@ from tqdm import tqdm
 from palette_ms import errors, runtime
 from palette_ms.data.files import at_work, expand, find, identity, plain_name, result_names, stem, tell_left_out
 from palette_ms.data.forms import Photo
-from palette_ms.data.images import further_frames, no_pictures
+from palette_ms.data.images import check_regular, further_frames, no_pictures
 from palette_ms.data.originals import FORMATS, same_format
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.results import RECORD, Results, Work, digest
@@ -187,6 +187,7 @@ def format_of(form, work, args):
     if args.format != "same":
         return {"format": args.format or "png"}
     try:
+        check_regular(work.picture)
         with Image.open(work.picture) as image:
             return {"format": same_format(image.format)}
     except Exception:  # which is told when the picture is read
@@ -253,10 +254,14 @@ def make(palette, work, args, make_one, files, how):
         inputs = {identity(path) for path in (palette.path, *(one.picture for one in work)) if path}
         for one in work:
             try:
+                if one.picture:
+                    check_regular(one.picture)
                 given[one] = files(one)
                 inputs.update(map(identity, given[one]))
             except UserError as error:
                 problems[one] = error
+            except OSError as error:
+                problems[one] = UserError(f"cannot read picture {one.picture}: {error.strerror}")
         for one in work:
             problem = results.check(one.picture, paths[one], inputs)
             if problem:
@@ -285,6 +290,8 @@ def make(palette, work, args, make_one, files, how):
                     error = _of_one(error, one)
                 if alone:
                     raise error from None
+                if one.picture and str(one.picture) not in str(error):
+                    error = UserError(f"{one.picture}: {error}")
                 failed += 1
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
                 continue

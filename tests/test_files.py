@@ -246,6 +246,43 @@ def test_one_pictures_trouble_is_its_own(sample, tmp_path, monkeypatch):
     assert status == 2 and "File name too long" in told and len(below(tmp_path / "o2")) == 2
 
 
+def test_pipes_and_devices_are_not_waited_for(sample, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    write(tmp_path, "a.png", "b.png")
+    for format in ([], ["--format", "same"]):
+        status, made, told = sample("--input", "pipe.png", "/dev/zero", "a.png", "--output", "o", *format)
+        assert (status, made) == (2, ["o/a.png"]) and told.count("it is a pipe or a device") == 2
+    for path in ("pipe.png", "/dev/zero"):
+        status, _, told = sample("--input", "a.png", "--output", "o", "--task", "inpainting", "--mask", path)
+        assert status == 2 and "it is a pipe or a device" in told
+
+
+def test_a_mask_that_is_missing_is_told_once_and_one_of_another_size_with_its_picture(sample, tmp_path):
+    write(tmp_path, "d/a.png", "d/b.png")
+    inpaint = "--input", "d", "--output", "o", "--task", "inpainting", "--mask"
+    assert sample(*inpaint, "centr")[2].splitlines()[-1] == "error: no such mask: centr; did you mean center?"
+    Image.fromarray(np.full((8, 9), 255, np.uint8)).save("m.png")
+    told = sample(*inpaint, "m.png")[2]
+    assert "skipped: d/a.png: the mask is 9×8" in told and "skipped: d/b.png: the mask is 9×8" in told
+
+
+@pytest.mark.parametrize("arguments", [["--input", "", "--output", "o"], ["--input", "a.png", "--output", ""]])
+def test_an_empty_name_is_not_the_folder_where_one_stands(sample, tmp_path, arguments):
+    write(tmp_path, "a.png")
+    status, _, told = sample(*arguments)
+    assert status == 2 and "the name of a file or folder is empty" in told and os.listdir(".") == ["a.png"]
+
+
+def test_a_record_that_is_no_record_says_nothing(sample, tmp_path):
+    write(tmp_path, "d/a.png")
+    sample("--input", "d", "--output", "o")
+    whole = (tmp_path / "o" / RECORD).read_text()
+    strange = '[]', 'null', '{"file": 3}', '{"file": "a.png"}', '{"file": "b.png", "of": [1], "run": {}, "made_of": 1}'
+    (tmp_path / "o" / RECORD).write_text(whole + "\n".join(strange) + "\n")
+    assert sample("--input", "d", "--output", "o", "--resume")[1] == []
+    assert len(match(Path("d"), Path("o"))) == 1
+
+
 def test_masks_are_found_by_their_path_below_the_folder(sample, tmp_path):
     write(tmp_path, "d/x/1.jpg", "d/y/1.jpg", "d/y/2.jpg", "d/" + unicodedata.normalize("NFD", "é.jpg"))
     for name in ("m/x/1.png", "m/y/1.bmp", "m/2.png", "m/" + unicodedata.normalize("NFC", "é.png")):

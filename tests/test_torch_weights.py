@@ -28,7 +28,7 @@ from palette_ms.diffusion.schedule import evenly_spaced, make_beta_schedule
 from palette_ms.errors import UserError
 from palette_ms.torch_weights.configs import adm_config, palette_config, read_foreign_config, read_off_tensors
 from palette_ms.torch_weights.conversion import convert
-from palette_ms.torch_weights.files import read_tensors, write_pth
+from palette_ms.torch_weights.files import is_torch, read_tensors, write_pth
 from palette_ms.torch_weights.names import torch_names
 
 
@@ -469,6 +469,15 @@ def test_flags_are_found_anywhere_in_a_text(text, tmp_path):
     assert read_foreign_config(path) == flags
 
 
+def test_a_config_without_an_end_and_a_checkpoint_that_is_a_pipe_are_told(tmp_path):
+    with pytest.raises(UserError, match="/dev/zero is not a config: it is larger than 16 MiB"):
+        read_foreign_config("/dev/zero")
+    os.mkfifo(tmp_path / "a.pth")
+    assert not is_torch(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="a.pth is a pipe or a device"):
+        read_tensors(tmp_path / "a.pth")
+
+
 def test_improved_diffusions_flags_are_understood_or_named():
     flags = {"image_size": 64, "num_channels": 64, "sigma_small": "True", "rescale_timesteps": "True"}
     assert adm_config(flags)["diffusion"]["variance"] == "posterior"
@@ -623,7 +632,7 @@ def test_the_ports_config_is_read_with_its_comments(text, tmp_path):
 @pytest.mark.parametrize("text", ["[1, 2]", "{: [", "hello"])
 def test_what_is_no_config_is_told(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="neither JSON, YAML nor flags"):
+    with pytest.raises(UserError, match="config.json is neither JSON, YAML nor flags"):
         read_foreign_config(tmp_path / "config.json")
 
 

@@ -21,7 +21,10 @@ _parts = 0  # temporary names that this process has given
 
 
 def expand(path):
-    """A `Path` with ~ replaced, which a shell leaves after an equals sign."""
+    """A `Path` with ~ replaced, which a shell leaves after an equals sign. Raises UserError: it is empty, and would be
+    the folder where the command is given."""
+    if not str(path):
+        raise UserError("the name of a file or folder is empty: is it a variable of the shell that has no value?")
     return Path(os.path.expanduser(path))
 
 

@@ -62,9 +62,11 @@ class Results:
         for line in text.splitlines():
             try:
                 line = json.loads(line)
-                self.lines[line["file"]] = line
-            except (ValueError, TypeError, KeyError, RecursionError):
-                continue  # cut off
+                if all(isinstance(line[key], str) for key in ("file", "of", "run", "made_of")) and all(
+                        isinstance(line.get(key), (str, type(None))) for key in ("from", "content", "sha256")):
+                    self.lines[line["file"]] = line
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                continue  # cut off, or not ours
         self._whole = text.endswith("\n") or not text
 
     def note(self, path, **line):

@@ -4,6 +4,7 @@ A task declares its asks once. The command's options, the checks of `Palette.res
 that several tasks take is one object, named by each.
 """
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from keyword import iskeyword
@@ -17,7 +18,7 @@ import numpy as np
 from palette_ms.data.files import expand, plain_name, stem
 from palette_ms.data.images import list_images
 from palette_ms.data.readers import ARRAY_SUFFIXES
-from palette_ms.errors import UserError
+from palette_ms.errors import UserError, did_you_mean
 from palette_ms.tasks.masks import MASKS
 
 SIDES = ("left", "right", "top", "bottom")
@@ -102,6 +103,8 @@ class MaskAsk(Ask):
         return text if text in MASKS else str(expand(text))
 
     def for_each(self, value):
+        if isinstance(value, str) and value not in MASKS and not os.path.lexists(value):
+            raise UserError(f"no such mask: {value}{did_you_mean(value, MASKS, '')}")
         if not isinstance(value, str) or value in MASKS or not Path(value).is_dir():
             return super().for_each(value)
         masks = defaultdict(list)

@@ -6,11 +6,11 @@ Each function returns nested dicts in the form of this project's YAML, of just t
 import contextlib
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 
-from palette_ms.config import parse_yaml
+from palette_ms.config import parse_yaml, read_config
+from palette_ms.data.files import expand
 from palette_ms.diffusion.schedule import SCHEDULES, make_beta_schedule
 from palette_ms.errors import UserError
 
@@ -52,12 +52,13 @@ def read_foreign_config(text):
     Raises:
         UserError: no such file, or none of these forms.
     """
-    text = str(text)
+    text, name = str(text), "the config"
     if not text.lstrip().startswith("--"):
+        name, data = text, read_config(expand(text))
         try:
-            text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read config {text}: {getattr(error, 'strerror', None) or error}") from None
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"cannot read config {name}: {error}") from None
     # The port cuts every line at //, which breaks addresses; comments stand after a blank or a bracket nearly always.
     uncommented = re.sub(r"(^|[\s,\[\]{}])//.*", r"\1", text, flags=re.M)
     for candidate in (uncommented, re.sub(r"//.*", "", text)):
@@ -71,12 +72,12 @@ def read_foreign_config(text):
         try:
             content = parse_yaml(uncommented)
         except ValueError as error:
-            raise UserError(f"the config is neither JSON, YAML nor flags: {error}") from None
+            raise UserError(f"{name} is neither JSON, YAML nor flags: {error}") from None
     if isinstance(content, dict) and isinstance(content.get("cells"), list):  # a notebook
         sources = [cell.get("source", "") for cell in content["cells"] if isinstance(cell, dict)]
         return _flags("\n".join("".join(map(str, source)) for source in sources))
     if not isinstance(content, dict):
-        raise UserError("the config is neither JSON, YAML nor flags")
+        raise UserError(f"{name} is neither JSON, YAML nor flags")
     return content
 
 

@@ -46,6 +46,8 @@ _SAFETENSORS = {
 def is_torch(path):
     """Whether a file begins as those of PyTorch do: a zip archive, or a pickle of protocol 2 on."""
     try:
+        if not Path(path).is_file():
+            return False
         with open(path, "rb") as file:
             return file.read(4).startswith((b"PK", b"\x80"))
     except OSError:
@@ -68,10 +70,11 @@ def read_tensors(path):
     """
     path = Path(path)
     try:
+        mode = os.stat(path).st_mode  # before it is opened, which for a pipe may take for ever
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise UserError(f"{path} is a pipe or a device, not a file")
         with open(path, "rb") as file:
             head = file.read(512)
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path} is a pipe or a device, not a file")
             if head.lstrip()[:1] == b"<":
                 raise UserError(f"{path} is a web page (HTML or XML), not a checkpoint: the download went wrong")
             file.seek(0)
