@@ -165,6 +165,16 @@ def test_a_large_or_damaged_text_says_nothing_against_a_pngs_pixels(tmp_path, be
     np.testing.assert_array_equal(load_image(tmp_path / "b.png"), RGB)
 
 
+def test_a_jpeg_with_damage_in_its_midst_is_no_sound_picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "a.jpg")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2:len(data) // 2 + 2] = b"\xff\xd8"  # a marker that does not belong there
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="cannot read picture .*a.jpg"):
+        load_image(path)
+
+
 def test_a_jpeg_that_is_cut_off_is_told_how_much_is_whole(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (256, 64, 3), np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), "a.jpg")

@@ -78,7 +78,8 @@ def test_of_pages_with_sixteen_bits_the_first_is_taken_whole(palette, tmp_path):
 
 def test_floating_point_is_told(tmp_path):
     for shape in ((16, 24), (16, 24, 3)):
-        tifffile.imwrite(tmp_path / "p.tif", np.zeros(shape, np.float32), photometric="rgb" if len(shape) == 3 else None)
+        photometric = "rgb" if len(shape) == 3 else "minisblack"
+        tifffile.imwrite(tmp_path / "p.tif", np.zeros(shape, np.float32), photometric=photometric)
         for read in (read_original, load_image):
             with pytest.raises(UserError, match="p.tif.*floating-point.*save it with 8 or 16 bits|^floating-point"):
                 read(tmp_path / "p.tif")
@@ -227,7 +228,8 @@ def test_a_tiff_of_many_strips_is_read_by_others(order):
 
 def test_of_a_tiffs_tags_those_of_its_pixels_stay_behind(palette, tmp_path):
     tifffile.imwrite(tmp_path / "p.tif", SMOOTH, photometric="rgb", compression="zlib", description="a scan",
-                     extratags=[(ExifTags.Base.Artist, 2, 0, "Jürgen".encode(), True)], resolution=(300, 300), resolutionunit="inch")
+                     extratags=[(ExifTags.Base.Artist, 2, 0, "Jürgen".encode(), True)], resolution=(300, 300),
+                     resolutionunit="inch")
     data = (tmp_path / "p.tif").read_bytes()
     assert data.count(struct.pack("<II", 300, 1)) == 2
     (tmp_path / "p.tif").write_bytes(data.replace(struct.pack("<II", 300, 1), bytes(8)))  # 0/0 dots an inch

@@ -187,6 +187,7 @@ _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 
 
 def _to_rgb(image):
+    image.load()  # raises where it is damaged; a second time Pillow gives what it has decoded, without a word
     with suppress(Exception):  # EXIF that is damaged says nothing, and the pixels are sound
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
