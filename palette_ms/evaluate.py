@@ -77,7 +77,7 @@ def check_output(path):
     if os.path.lexists(path):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
-            earlier = all({"mean", "pictures", "values"} <= figures.keys() for figures in held.values())
+            earlier = held and all({"mean", "pictures", "values"} <= figures.keys() for figures in held.values())
         except (OSError, ValueError, AttributeError, RecursionError):
             earlier = False
         if not earlier:

@@ -244,10 +244,11 @@ def test_a_report_takes_the_place_of_a_report_alone(folders, monkeypatch):
     run(monkeypatch, folders)
     run(monkeypatch, folders)
     other = folders / "package.json"
-    other.write_text('{"name": "mine"}')
-    with pytest.raises(UserError, match="is there and no report"):
-        run(monkeypatch, folders, "--output", other)
-    assert other.read_text() == '{"name": "mine"}'
+    for text in ('{"name": "mine"}', "{}", "[]"):
+        other.write_text(text)
+        with pytest.raises(UserError, match="is there and no report"):
+            run(monkeypatch, folders, "--output", other)
+        assert other.read_text() == text
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -13,11 +13,11 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from palette_ms import Palette
 from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
-from palette_ms.data.exif import write_tiff
-from palette_ms.data.forms import Photo
+from palette_ms.data.exif import upright, write_tiff
+from palette_ms.data.forms import Arrays, Photo
 from palette_ms.data.images import load_image
 from palette_ms.data.masks import weights
-from palette_ms.data.originals import read_original, same_format, upright
+from palette_ms.data.originals import read_original, same_format
 from palette_ms.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -274,6 +274,14 @@ def test_a_picture_is_turned_as_pillow_turns_it(orientation, tmp_path):
     Image.fromarray(SMOOTH).save(tmp_path / "p.png", exif=exif)
     np.testing.assert_array_equal(upright(SMOOTH, orientation), load_image(tmp_path / "p.png"))
     np.testing.assert_array_equal(read_original(tmp_path / "p.png").rgb, load_image(tmp_path / "p.png"))
+    deep = SMOOTH.astype(np.uint16) * 257
+    for values in (SMOOTH, deep, deep[..., 0]):  # in evaluation, in masks and in models of arrays too
+        tifffile.imwrite(tmp_path / "p.tif", values, photometric="rgb" if values.ndim == 3 else "minisblack",
+                         extratags=[(ExifTags.Base.Orientation, 3, 1, orientation, True)])
+        turned = upright(values.reshape(16, 24, -1), orientation)
+        np.testing.assert_array_equal(Arrays().read(tmp_path / "p.tif"), turned)
+        np.testing.assert_array_equal(read_original(tmp_path / "p.tif").values, turned)
+    np.testing.assert_array_equal(Arrays().read(tmp_path / "p.png"), load_image(tmp_path / "p.png"))
 
 
 def test_formats_follow_the_pictures_and_quality_counts(palette, tmp_path):

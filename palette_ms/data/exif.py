@@ -19,6 +19,20 @@ _OF_PIXELS = {*range(254, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280
 _STRIP = 2**22  # bytes before they are packed
 
 
+def orientation_of(image):
+    """The EXIF orientation of an opened image, from 1 to 8. May raise anything where it is damaged."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def upright(array, orientation):
+    """An array (H, W, …) turned and mirrored as its EXIF orientation says, from 1 to 8."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return np.flip(array, flips)
+
+
 def carried(image):
     """The EXIF of an opened image for a result that is upright, or None: there is none.
 

@@ -12,11 +12,11 @@ from typing import Optional
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from palette_ms.data.exif import carried, write_tiff
+from palette_ms.data.exif import carried, orientation_of, upright, write_tiff
 from palette_ms.data.images import LUMA, PROFILE, from_srgb, open_picture, to_srgb, to_uint8
-from palette_ms.data.readers import kind_of, read_array
+from palette_ms.data.readers import kind_of, read_array, turned
 from palette_ms.errors import UserError
 
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -114,7 +114,7 @@ def read_original(source, name=None, show=print):
                 source.shape[2] not in (1, 3, 4)):
             raise UserError("a picture as an array must be uint8 or uint16 (H, W), (H, W, 3) or (H, W, 4), "
                             f"not {source.dtype} {source.shape}")
-        return _original(_channels_last(source), {}, None, 1, name or "the picture", show)
+        return _original(_channels_last(source), {}, None, name or "the picture", show)
     if isinstance(source, Image.Image):
         return _from_pillow(source, None, name or "the picture", show)
     name = name or source
@@ -123,7 +123,7 @@ def read_original(source, name=None, show=print):
 
 
 def _from_pillow(image, data, name, show):
-    orientation, info = _about(image)
+    info = _about(image)
     values = _deep_values(image, data, name)
     profile = image.info.get("icc_profile")
     if values is None:
@@ -131,19 +131,19 @@ def _from_pillow(image, data, name, show):
             raise UserError(f"cannot read picture {name}: floating-point values without a known range: save it with 8 "
                             "or 16 bits")
         has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-        gray = image.mode in ("1", "L", "LA", "La")
+        gray, orientation = image.mode in ("1", "L", "LA", "La"), _still_to_turn(image)
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
             # Results are RGB, which such a profile says nothing of.
             image, profile = to_srgb(image), None
             info.pop("icc_profile", None)
         mode = ("LA" if gray else "RGBA") if has_alpha else ("L" if gray else "RGB")
-        values = _channels_last(np.asarray(image.convert(mode)))
-    return _original(values, info, profile, orientation, name, show)
+        values = upright(_channels_last(np.asarray(image.convert(mode))), orientation)
+    return _original(values, info, profile, name, show)
 
 
-def _original(values, info, profile, orientation, name, show):
-    """`Original` of values (H, W, 1 to 4) as they are stored."""
-    values, alpha = upright(values, orientation), None
+def _original(values, info, profile, name, show):
+    """`Original` of upright values (H, W, 1 to 4) as they are stored."""
+    alpha = None
     if values.shape[2] in (2, 4):
         alpha, values = values[..., -1], values[..., :-1]
     white = 255
@@ -167,9 +167,9 @@ def _original(values, info, profile, orientation, name, show):
 
 
 def _deep_values(image, data, name):
-    """uint16 (H, W, C) of a picture with 16 bits, which Pillow cuts down to 8 in most modes; else None."""
+    """Upright uint16 (H, W, C) of a picture with 16 bits, which Pillow cuts down to 8 in most modes; else None."""
     if image.mode in _DEEP_MODES:
-        values = np.asarray(image)
+        values = upright(np.asarray(image), _still_to_turn(image))
         if image.mode == "I" and (values.max(initial=0) <= 255 or values.max() > 65535 or values.min() < 0):
             values = values.clip(0, 65535)
             if values.max(initial=0) <= 255:  # 8-bit values in wider integers
@@ -186,17 +186,26 @@ def _deep_values(image, data, name):
         if values is None:
             return None
         values = values if values.ndim == 2 else values[..., [2, 1, 0, 3][:values.shape[2]]]
+        values = turned(values, data)
     if values.ndim == 4:  # pages, of which the first is taken
-        values = values[0]
+        values = turned(values[0], data)
     if values.dtype != np.uint16 or values.ndim not in (2, 3):
         return None
     values = _channels_last(values)
     return values if values.shape[2] <= 4 else None
 
 
+def _still_to_turn(image):
+    """The orientation of an image's pixels once they are loaded, by which Pillow turns a TIFF."""
+    image.load()
+    with suppress(Exception):  # of EXIF that is damaged, and says nothing
+        return orientation_of(image)
+    return 1
+
+
 def _about(image):
-    """(EXIF orientation, what results are saved with). What is damaged is left out: the pixels are sound."""
-    info, orientation = {}, 1
+    """What results are saved with. What is damaged is left out: the pixels are sound."""
+    info = {}
     for key in ("icc_profile", "xmp"):
         if image.info.get(key):
             info[key] = image.info[key]
@@ -205,8 +214,6 @@ def _about(image):
         if len(dpi) == 2 and all(0 < number < 2**16 for number in dpi):  # a damaged one may be NaN
             info["dpi"] = dpi
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        orientation = orientation if orientation in range(1, 9) else 1
         exif = carried(image)
         if exif:
             info["exif"] = exif
@@ -221,15 +228,7 @@ def _about(image):
         text["Comment"] = image.info["comment"].decode("utf-8", "replace")
     if text:
         info["text"] = text
-    return orientation, info
-
-
-def upright(array, orientation):
-    """An array (H, W, …) turned and mirrored as its EXIF orientation says, from 1 to 8."""
-    if orientation >= 5:
-        array = array.swapaxes(0, 1)
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
-    return np.flip(array, flips)
+    return info
 
 
 def _eight_bits(values, white):

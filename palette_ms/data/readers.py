@@ -6,17 +6,20 @@ import math
 import re
 import struct
 import zipfile
+from contextlib import suppress
 from typing import Callable, NamedTuple, Tuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from palette_ms.data.exif import orientation_of, upright
 from palette_ms.data.images import SUFFIXES, check_regular, opened, pixels_alone
 from palette_ms.errors import UserError
 
 _LARGEST = 2**32  # bytes of a decoded file: a header may claim any size, and a few kB unpack to what no memory holds
 _SIXTEEN_BITS = b"\x10"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Of files with a tag that is not as it should be, these tell in lines of their own. What cannot be read is an error.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -91,6 +94,15 @@ def plain(array, name):
         return array.astype(wanted.newbyteorder("="), copy=False)
 
 
+def turned(array, data):
+    """An array (H, W) or (H, W, C) of a PNG or TIFF as its EXIF orientation says; data: the encoded bytes."""
+    orientation = 1
+    if data.startswith(_TIFF) or any(chunk in data for chunk in (b"eXIf", b"iTXt", b"zTXt", b"tEXt")):
+        with suppress(Exception), Image.open(io.BytesIO(data)) as image:  # what is damaged says nothing
+            orientation = orientation_of(image)
+    return upright(array, orientation) if array.ndim == 2 or array.ndim == 3 and array.shape[2] <= 4 else array
+
+
 def from_pillow(image):
     """A PIL image's own values (H, W) or (H, W, C); a palette is looked up, and the EXIF rotation applied."""
     image = ImageOps.exif_transpose(image)
@@ -104,11 +116,11 @@ def _read_pillow(data):
         return from_pillow(image)
 
 
-def _read_png(data):
-    if data[24:25] != _SIXTEEN_BITS:
-        return _read_pillow(data)
+def _read_png(whole):
+    if whole[24:25] != _SIXTEEN_BITS:
+        return _read_pillow(whole)
     # Pillow makes 8 bits of most kinds of 16. OpenCV does not, but tells damage on stderr, so that is looked for first.
-    data = pixels_alone(data)
+    data = pixels_alone(whole)
     with Image.open(io.BytesIO(data)) as image:
         image.verify()
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -116,7 +128,7 @@ def _read_png(data):
         raise ValueError("damaged")
     # OpenCV gives BGR and BGRA, and for gray with alpha BGRA too.
     channels = {0: 0, 2: [2, 1, 0], 4: [0, 3], 6: [2, 1, 0, 3]}[data[25]]
-    return values if values.ndim == 2 else values[..., channels]
+    return turned(values if values.ndim == 2 else values[..., channels], whole)
 
 
 def _read_tiff(data):
@@ -133,7 +145,7 @@ def _read_tiff(data):
     # Not of one bit: tifffile writes arrays of bool as if 0 were white, and means that they be read as they are.
     if photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = np.invert(array)
-    return np.moveaxis(array, axes.index("S"), -1) if "S" in axes else array
+    return turned(np.moveaxis(array, axes.index("S"), -1) if "S" in axes else array, data)
 
 
 def _read_npy(data):
@@ -187,7 +199,7 @@ def _write_tiff(file, array):
 
 KINDS = (
     Kind((b"\x89PNG\r\n\x1a\n",), ".png", (), _read_png, _write_png),
-    Kind((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif", (), _read_tiff, _write_tiff),
+    Kind(_TIFF, ".tif", (), _read_tiff, _write_tiff),
     Kind((b"\x93NUMPY",), ".npy", (".npy",), _read_npy, np.save),
     Kind((b"PK\x03\x04",), ".npz", (".npz",), _read_npz, np.savez_compressed),
     Kind((b"",), ".png", (), _read_pillow, _write_png),  # JPEG and whatever else Pillow reads
