@@ -469,6 +469,17 @@ def test_flags_are_found_anywhere_in_a_text(text, tmp_path):
     assert read_foreign_config(path) == flags
 
 
+def test_an_archive_whose_names_are_no_texts_is_damaged(tmp_path):
+    whole = zip_file(tmp_path / "a.pth", pickle.dumps({}, 2), {}).read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    data = bytearray(whole)
+    data[directory + 9] |= 8  # the name is said to be UTF-8
+    data[directory + 46] = 0xff
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(UserError, match="a.pth is not a whole zip archive"):
+        read_tensors(tmp_path / "a.pth")
+
+
 def test_a_config_without_an_end_and_a_checkpoint_that_is_a_pipe_are_told(tmp_path):
     with pytest.raises(UserError, match="/dev/zero is not a config: it is larger than 16 MiB"):
         read_foreign_config("/dev/zero")

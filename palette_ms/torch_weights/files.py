@@ -263,8 +263,8 @@ def _read_zip(file, path):
             read = {}
             return _unpickle(io.BytesIO(member(members[pickles[0]], f"{path}: ")), path, storage)
     # All of them are zipfile's: NotImplementedError for a kind of archive that it cannot read, RuntimeError for an
-    # encrypted one.
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
+    # encrypted one, ValueError for a name that is no text.
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError, ValueError) as error:
         raise UserError(f"{path} is not a whole zip archive (cut off or damaged?): {error}") from None
 
 
