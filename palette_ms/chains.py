@@ -4,16 +4,16 @@ import sys
 from numbers import Integral
 
 import numpy as np
-from mindspore import nn
 from tqdm import tqdm
 
-from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet, LabelledUNet, ReusingUNet
+from palette_ms.diffusion.denoisers import ReusingUNet, flipped, guided, is_cell, labelled
 from palette_ms.diffusion.samplers import create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
 from palette_ms.runtime import max_memory
-from palette_ms.unet.unet import DeepFeatures, FinestLevel
+from palette_ms.unet.cost import attention_bytes
+from palette_ms.unet.plan import multiple
 
 # Bytes of the largest attention matrix for one picture, above which pictures are restored in tiles.
 ATTENTION_LIMIT = 2**30
@@ -31,26 +31,25 @@ class Chains:
     """Makes samplers, and keeps what they compile from picture to picture.
 
     Args:
-        network: `palette_ms.unet.UNet`.
-        unet: the network as its process calls it.
+        build: function that makes the network as its process calls it, a Cell.
         config: `palette_ms.config.Config`.
         searched: the steps that were searched for it, see `palette_ms.searched.load_steps`.
-        onnx: `unet` in ONNX Runtime, which is called instead, or None.
+        network: `palette_ms.unet.runtimes.Network`, which is called instead, or None.
     """
 
-    def __init__(self, network, unet, config, searched, onnx=None):
-        self.network = network
-        self.unet = unet
+    def __init__(self, build, config, searched, network=None):
+        self.build = build
         self.config = config
         self.searched = searched
-        self.onnx = onnx
+        self.network = network
+        self.multiple = multiple(config.model)
         self._denoisers = {}
         self._compiled = {}
         self._reused = None
 
     def check_tiles(self, tile, overlap):
         """Raises UserError unless the network divides tiles of that side and overlap."""
-        multiple = self.network.multiple
+        multiple = self.multiple
         if tile is None and overlap is not None:
             raise UserError("overlap is for tiles: name their side too, as tile")
         if not all(isinstance(value, (Integral, type(None))) for value in (tile, overlap)):
@@ -80,7 +79,7 @@ class Chains:
         for hole in holes:
             groups = {}
             for k, one in enumerate(hole):
-                passes = whole_pass(one) if whole else plan(one, self.config.data.image_size, self.network.multiple)
+                passes = whole_pass(one) if whole else plan(one, self.config.data.image_size, self.multiple)
                 if self.config.diffusion.distilled:  # to steps that begin with noise alone
                     passes = tuple(step for step in passes if not step.refines)
                 groups.setdefault(passes, []).append(k)
@@ -108,7 +107,8 @@ class Chains:
         """Whether what the network is given of (P, 1, H, W) in tiles, or None, is larger than in training and takes
         too much memory."""
         sides = [min(side, tile or side) for side in hole.shape[2:]]
-        return max(sides) > self.config.data.image_size and self.network.attention_bytes(*sides) > _attention_limit()
+        return (max(sides) > self.config.data.image_size
+                and attention_bytes(self.config.model, *sides) > _attention_limit())
 
     def _sampler_of_hole(self, labels, task, sampling, tile, overlap, update, hole):
         """(sampler, what it reports to, its network calls) for a batch's hole (P, 1, H, W)."""
@@ -117,13 +117,17 @@ class Chains:
             return sampler, update, sampler.num_steps
         if sampling.reuse > 1:
             raise UserError("reuse is for whole pictures: it would take one tile's features for the next")
-        unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.network.multiple, tile, overlap, update)
+        sides = [min(side, tile) for side in hole.shape[2:]]
+        samples = len(labels) if labels else len(hole)
+        batch = getattr(self.network, "batch", None)
+        together = max(1, batch(*sides) // samples) if batch else 1  # MindSpore would compile each number of pictures
+        unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.multiple, tile, overlap, update, together)
         sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), task, sampling)
         return sampler, None, sampler.num_steps * unet.num_tiles  # the tiles report
 
     def pad(self, array):
         """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
-        bottom, right = (-side % self.network.multiple for side in array.shape[2:])
+        bottom, right = (-side % self.multiple for side in array.shape[2:])
         return np.pad(array, ((0, 0), (0, 0), (0, bottom), (0, right)), "symmetric")
 
     def _denoiser(self, labels, sampling):
@@ -133,29 +137,33 @@ class Chains:
             return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling)
         key = labels, sampling.guidance, sampling.flips
         if key not in self._denoisers:
-            self._denoisers[key] = self._around(self.onnx or self.unet, labels, sampling)
+            self._denoisers[key] = self._around(self.network or self.build(), labels, sampling)
         return self._denoisers[key]
 
     def _parts(self):
         """The two kinds of call of a `ReusingUNet`."""
         if self._reused is None:
-            parts = {"whole": DeepFeatures(self.unet), "finest": FinestLevel(self.unet)}
-            self._reused = [self.onnx.part(cell, name) if self.onnx else cell for name, cell in parts.items()]
+            if self.network:
+                self._reused = [self.network.part(name) for name in ("whole", "finest")]
+            else:
+                from palette_ms.unet.unet import DeepFeatures, FinestLevel
+
+                self._reused = DeepFeatures(self.build()), FinestLevel(self.build())
         return self._reused
 
     def _around(self, unet, labels, sampling):
-        """A Cell around the network to compile with it; around one that is no Cell, plain lines."""
-        compiled, guided = isinstance(unet, nn.Cell), sampling.guidance > 1
+        """Labels, guidance and mirror images around the network; Cells, to be compiled with it, around a Cell."""
+        guidance, channels = sampling.guidance, self.config.data.channels.target
+        if not is_cell(unet):
+            unet = unet if labels is None else labelled(unet, labels)
+            unet = guided(unet, guidance, channels) if guidance > 1 else unet
+            return flipped(unet, sampling.flips) if sampling.flips > 1 else unet
+        from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet
+
         if labels is not None:
-            cell = LabelledUNet(unet, labels * 2 if guided else labels)
-            unet = cell if compiled else cell.construct
-        if guided:
-            cell = GuidedUNet(unet, sampling.guidance, self.config.data.channels.target)
-            unet = cell if compiled else cell.construct
-        if sampling.flips > 1:
-            cell = FlippedUNet(unet, sampling.flips)
-            unet = cell if compiled else cell.construct
-        return unet
+            unet = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
+        unet = GuidedUNet(unet, guidance, channels) if guidance > 1 else unet
+        return FlippedUNet(unet, sampling.flips) if sampling.flips > 1 else unet
 
     def sampler(self, labels, task, sampling):
         """With the chain that samplers of the same graph have compiled."""

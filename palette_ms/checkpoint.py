@@ -16,9 +16,7 @@ import os
 import shutil
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
-from mindspore import Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -27,9 +25,9 @@ from palette_ms.config import config_from_dict, load_config
 from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
 from palette_ms.torch_weights.files import is_torch
-from palette_ms.unet import UNet
 from palette_ms.unet.cost import costs
-from palette_ms.unet.lora import is_adapted, merged
+from palette_ms.unet.lora_weights import is_adapted, merged
+from palette_ms.unet.plan import check
 
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
@@ -41,17 +39,14 @@ MODELS = Path(__file__).parent / "models"  # those that ship with the package
 _ALIASES = {"quickstart": "photo"}  # names of before
 
 
-def build_unet(config, where="model", most=None):
-    """`UNet` as a `ModelConfig` says, with its initial weights.
+def check_model(config, where="model", most=None):
+    """Raises UserError unless a network can be as a `ModelConfig` says, and has room.
 
     Args:
         config: `ModelConfig`.
         where: begins the error messages.
         most: parameters that it may have, as many as a file has bytes, so that one which asks for a gigantic network
             is told before that is built; None: as many as the machine's memory holds.
-
-    Raises:
-        UserError: the sizes do not fit together, or it is too large.
     """
     most = most or runtime.memory() // 4
     levels = len(config.channel_mults)
@@ -62,9 +57,17 @@ def build_unet(config, where="model", most=None):
         raise UserError(f"{where}: a network as its config says has more parameters than there is room for ({most:,}): "
                         "base_channels, channel_mults or num_res_blocks are too large")
     try:
-        return UNet(config)
+        check(config)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def build_unet(config, where="model", most=None):
+    """`UNet` as a `ModelConfig` says, with its initial weights. Arguments and errors as of `check_model`."""
+    from palette_ms.unet import UNet
+
+    check_model(config, where, most)
+    return UNet(config)
 
 
 def unet_arrays(unet):
@@ -174,6 +177,8 @@ class Checkpoint:
         self.config = load_config(config)
         self.source = f"MindSpore file {self.path.name}"
         self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        import mindspore as ms
+
         try:
             parameters = ms.load_checkpoint(str(self.path))
         # A damaged file is told by many kinds of error: ValueError, RuntimeError, TypeError …
@@ -224,8 +229,7 @@ class Checkpoint:
         """The network alone, with the averaged weights where the file has them, ready to sample: a process calls it as
         `palette_ms.diffusion.preconditioning.precondition` makes it."""
         unet = build_unet(self.config.model, self.path, self.path.stat().st_size)
-        group = "ema" if any(name.startswith("ema.") for name in self._names) else "weights"
-        self.fill(unet, group, self.without_adapters(group))
+        self.fill(unet, self._sampled, self.without_adapters(self._sampled))
         unet.set_train(False)
         return unet
 
@@ -235,26 +239,47 @@ class Checkpoint:
         arrays = self.tensors(group)
         return {**dict.fromkeys(arrays), **merged(arrays)} if is_adapted(arrays) else {}
 
+    @property
+    def _sampled(self):
+        """The group of weights that pictures are made with."""
+        return "ema" if any(name.startswith("ema.") for name in self._names) else "weights"
+
+    def weights(self, shapes, group=None, changed=()):
+        """A group's weights, float32 arrays by name, found to be all there, finite, and of the right shapes.
+
+        Args:
+            shapes: of the network's parameters, by name.
+            group: None: those that `load_unet` takes.
+            changed: as in `fill`.
+        """
+        if group is None:
+            group, changed = self._sampled, self.without_adapters(self._sampled)
+        arrays = {**self.tensors(group), **dict(changed)}
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        missing, extra = shapes.keys() - arrays.keys(), arrays.keys() - shapes.keys()
+        for problem, names in (("lacks", missing), ("has besides", extra)):
+            if names:
+                raise UserError(f"{self.path} does not fit its network: it {problem} {len(names)} tensors "
+                                f"({', '.join(sorted(names)[:3])} …)")
+        for name, shape in shapes.items():
+            if arrays[name].shape != tuple(shape):
+                raise UserError(f"{self.path} does not fit its network: {name} is {arrays[name].shape}, "
+                                f"the network needs {tuple(shape)}")
+            if arrays[name].dtype.kind == "c" or not np.isfinite(arrays[name]).all():
+                raise UserError(f"{self.path}: its weights are not finite ({name}), so that it makes no pictures: a "
+                                "training went astray; take an earlier state")
+            arrays[name] = np.ascontiguousarray(arrays[name], np.float32)
+        return arrays
+
     def fill(self, unet, group, changed=()):
         """Set the U-Net's parameters from a group of tensors; all must be there, finite, with the right shapes.
 
         Args:
             changed: dict of arrays that take the places of the file's; None: the network has no such parameter.
         """
-        arrays = {**self.tensors(group), **dict(changed)}
-        arrays = {name: array for name, array in arrays.items() if array is not None}
+        from mindspore import Tensor
+
         parameters = dict(unet.parameters_and_names())
-        missing, extra = parameters.keys() - arrays.keys(), arrays.keys() - parameters.keys()
-        for problem, names in (("lacks", missing), ("has besides", extra)):
-            if names:
-                raise UserError(f"{self.path} does not fit its network: it {problem} {len(names)} tensors "
-                                f"({', '.join(sorted(names)[:3])} …)")
-        for name, parameter in parameters.items():
-            if arrays[name].shape != parameter.shape:
-                raise UserError(f"{self.path} does not fit its network: {name} is {arrays[name].shape}, "
-                                f"the network needs {tuple(parameter.shape)}")
-            if arrays[name].dtype.kind == "c" or not np.isfinite(arrays[name]).all():
-                raise UserError(f"{self.path}: its weights are not finite ({name}), so that it makes no pictures: a "
-                                "training went astray; take an earlier state")
-        for name, parameter in parameters.items():
-            parameter.set_data(Tensor(arrays[name].astype(np.float32)))
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        for name, array in self.weights(shapes, group, changed).items():
+            parameters[name].set_data(Tensor(array))

@@ -1,32 +1,37 @@
 """python -m palette_ms.export: write a checkpoint's network, or a whole chain, for other programs to run."""
 
 import argparse
+import functools
+import os
 import re
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import numpy as np
 
 from palette_ms import errors, runtime
 from palette_ms.data.files import expand, replacing
+from palette_ms.diffusion.preconditioning import in_graph
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
 
 FORMATS = (".onnx", ".mindir")
+MOST_BYTES = 2**31 - 2**20  # of an ONNX file, which is one protocol buffer, less what the graph takes
 TOLERANCE = 1e-4  # of the file's answer, relative to the Cell's: other orders of summation in float32 stay well below
 
 
 def main():
     parser = argparse.ArgumentParser(
         prog="python -m palette_ms.export", description=__doc__,
-        epilog="The file takes pictures of one size. It is run before it is put in its place, and must give what the "
-               "network gives here. docs/export.md tells what its inputs are.")
+        epilog="An ONNX file takes pictures of any size, and any number of them; a MINDIR file one size and number. It "
+               "is run before it is put in its place, and must give what the network gives here. docs/export.md tells "
+               "what its inputs are.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
     parser.add_argument("--output", required=True, type=expand, help="the file to write: .onnx or .mindir")
     parser.add_argument("--format", choices=[suffix[1:] for suffix in FORMATS], help="default: the output's suffix")
-    parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="of the pictures (default: as trained)")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
+    parser.add_argument("--size", metavar="HEIGHTxWIDTH", help="MINDIR: of the pictures (default: as trained)")
+    parser.add_argument("--batch", type=int, help="MINDIR: pictures at once (default: 1)")
     parser.add_argument("--chain", action="store_true", help="MINDIR: the whole chain instead of one network call")
     parser.add_argument("--task", help="of the chain, where the model knows several")
     parser.add_argument("--sampler", help="of the chain (default: what the checkpoint says is best)")
@@ -42,25 +47,29 @@ def main():
         raise UserError("--chain is for MINDIR: an ONNX file holds one network call")
     if not args.chain and (args.task or args.sampler or args.steps):
         raise UserError("--task, --sampler and --steps say which chain to export: add --chain")
-    if args.batch < 1:
+    if suffix == ".onnx" and (args.size or args.batch is not None):
+        raise UserError("--size and --batch are for MINDIR: an ONNX file takes pictures of any size and number")
+    if args.batch is not None and args.batch < 1:
         raise UserError("--batch must be at least 1")
 
     from palette_ms.pipeline import Palette
 
-    palette = Palette.load(args.ckpt, "CPU", "mindspore")
-    side = palette.config.data.image_size
-    obstacle = runtime.onnx_obstacle(palette.network.num_bytes) if suffix == ".onnx" else None
+    obstacle = runtime.runtime_obstacle("onnx") if suffix == ".onnx" else None
     if obstacle:
         raise UserError(f"{obstacle}; --format mindir does without")
+    palette = Palette.load(args.ckpt, "CPU", "mindspore")
+    side, batch = palette.config.data.image_size, args.batch or 1
     height, width = parse_size(args.size, palette.network.multiple) if args.size else (side, side)
     if args.chain:
-        cell = palette.chain(args.task, args.batch, args.sampler, args.steps)
-        inputs = chain_inputs(cell, palette.config.data.channels, args.batch, height, width)
+        cell = palette.chain(args.task, batch, args.sampler, args.steps)
+        inputs = chain_inputs(cell, palette.config.data.channels, batch, height, width)
     else:
-        cell, inputs = palette.unet, network_inputs(palette.config, args.batch, height, width)
-    write(cell, inputs, args.output)
+        cell, inputs = palette.unet, network_inputs(palette.config, batch, height, width)
+    how = functools.partial(write_onnx, palette) if suffix == ".onnx" else functools.partial(write_mindir, cell, inputs)
+    write(how, cell, inputs, args.output)
     for name, array in inputs.items():
-        print(f"{name}: {array.dtype} {array.shape}")
+        free = ("N", *array.shape[1:2], *("H", "W")[:array.ndim - 2]) if suffix == ".onnx" else array.shape
+        print(f"{name}: {array.dtype} ({', '.join(map(str, free))})")
     print(args.output)
 
 
@@ -96,22 +105,56 @@ def chain_inputs(cell, channels, batch, height, width):
     return {name: arrays[name].astype(np.float32) for name in cell.inputs}
 
 
-def write(cell, inputs, path):
-    """Export a Cell, run the file, and put it in its place where it says what the Cell says.
+def write_onnx(palette, path):
+    """Write the network with its weights; those of more than 2 GB, which an ONNX file cannot hold, into a second file
+    beside it."""
+    import onnx
 
-    More than a gigabyte of weights MindSpore writes into a folder beside the MINDIR file.
+    from palette_ms.unet.onnx import write
+
+    graph, outputs = write(palette.config.model, in_graph(palette.config.diffusion, palette.config.model.out_channels))
+    weights = {name: parameter.asnumpy() for name, parameter in palette.network.parameters_and_names()}
+    large = sum(array.nbytes for array in weights.values()) > MOST_BYTES
+    onnx.save_model(graph.model(outputs, weights), str(path), save_as_external_data=large, location=f"{path.name}.data")
+
+
+def write_mindir(cell, inputs, path):
+    """Write a Cell by MindSpore's exporter, for the inputs' sizes.
+
+    More than a gigabyte of weights MindSpore writes into a folder beside the file.
     """
+    import mindspore as ms
+
+    from palette_ms.unet.layers import use_device_kernels
+
+    use_device_kernels(cell, False)
+    try:
+        ms.export(cell, *map(ms.Tensor, inputs.values()), file_name=str(path), file_format="MINDIR")
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"MindSpore {ms.__version__} cannot export this network to MINDIR: "
+                        f"{str(error).splitlines()[0]}") from None
+    finally:
+        use_device_kernels(cell, True)
+
+
+def scratch_folder():
+    """A new temporary folder whose path MindSpore writes files to: it takes no spaces and few other characters."""
+    folders = [folder for folder in (gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
+               if re.fullmatch(r"[\w./-]+", folder, re.A) and os.access(folder, os.W_OK | os.X_OK)]
+    return TemporaryDirectory(dir=folders[0] if folders else None)
+
+
+def write(how, cell, inputs, path):
+    """Write a file by a function of its path, run it, and put it in its place where it says what the Cell says."""
     from mindspore import Tensor
 
-    from palette_ms.unet.onnx import export, scratch_folder
-
     with scratch_folder() as scratch:
-        # MindSpore takes few signs in names; beside a MINDIR file it writes a folder, whose name that holds.
+        # MindSpore takes few signs in names; what is written beside the file has a name that this one holds.
         exported = Path(scratch) / re.sub(r"[^A-Za-z0-9_.-]", "_", path.name)
-        tensors = [Tensor(array) for array in inputs.values()]
-        expected = cell(*tensors).asnumpy()
-        export(cell, tensors, exported)
-        written = sorted(Path(scratch).iterdir(), key=lambda file: file.suffix)  # the weights' folder, then the graph
+        expected = cell(*map(Tensor, inputs.values())).asnumpy()
+        how(exported)
+        # The weights' folder or file, then the graph; MindSpore adds a suffix where it finds none.
+        written = sorted(Path(scratch).iterdir(), key=lambda file: file.suffix in FORMATS)
         graph = written[-1]
         error = np.linalg.norm(answer(graph, list(inputs.values())) - expected) / np.linalg.norm(expected)
         if not error < TOLERANCE:

@@ -3,27 +3,26 @@
 import dataclasses
 import functools
 import sys
+from inspect import isfunction
 from numbers import Integral, Real
 from os import PathLike
 
-import mindspore as ms
 import numpy as np
 from tqdm import tqdm
 
 from palette_ms.chains import Chains
-from palette_ms.checkpoint import Checkpoint
+from palette_ms.checkpoint import Checkpoint, check_model
 from palette_ms.data.forms import can_hold, forms
-from palette_ms.diffusion.preconditioning import precondition
-from palette_ms.diffusion.samplers import Sampling, WholeChain
+from palette_ms.diffusion.preconditioning import in_graph
+from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.holes import fill
-from palette_ms.runtime import max_memory, sampling_precision, setup, takes_onnx
+from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
 from palette_ms.tasks.task import Request
-from palette_ms.unet.onnx import OnnxCell
 
 # Bytes that each value of a picture takes: from its file to the result, and in a chain's source, noise and states
 # (measured at 4000 × 3000 pixels: colours took 0.95 GB beside the program's 0.5, denoising in tiles 2.2 GB).
@@ -36,7 +35,7 @@ class Palette:
     """A denoiser with its config. `Palette.load` makes one from a file.
 
     Attributes:
-        network: the network alone, `palette_ms.unet.UNet`.
+        network: the network alone, `palette_ms.unet.UNet`, built when it is first asked for.
         unet: the denoiser, called as unet(x (N, 6, H, W), gamma (N,)) → (N, 3, H, W) of photos, else with as many
             channels as `config.model` says: the network as its process calls it, see
             `palette_ms.diffusion.preconditioning`.
@@ -49,14 +48,14 @@ class Palette:
     """
 
     def __init__(self, network, config, pictures=None, source=None, searched=None):
-        self.network = network
-        self.unet = precondition(network, config.diffusion)
+        """network: `palette_ms.unet.UNet`, or a function that builds it."""
+        self._network = network
         self.config = config
         self.pictures = pictures
         self.source = source
         self.path = self.sha256 = None
         self.forms = forms(config.data)
-        self.chains = Chains(network, self.unet, config, searched or {})
+        self.chains = Chains(lambda: self.unet, config, searched or {})
 
     @classmethod
     def load(cls, path, device="auto", runtime="auto", precision="auto"):
@@ -66,32 +65,55 @@ class Palette:
             path: a file (`.safetensors`, or MindSpore's `.ckpt` with its config beside it), or the name of a model
                 that ships with the package: "photo".
             device: "auto", "Ascend", "GPU" or "CPU".
-            runtime: what runs the network when pictures are made: "mindspore"; "onnx", ONNX Runtime, on a CPU (see
-                `palette_ms.unet.onnx`); or "auto", ONNX Runtime where it is installed and can take the network. The
-                pictures are the same but for rounding.
-            precision: of convolutions, dense layers and attention when pictures are made: "float32", "float16",
-                "bfloat16"; or "auto", float16 on Ascend from the Atlas A2 series on and float32 elsewhere. Half
-                precision is MindSpore's alone, not ONNX Runtime's.
+            runtime: what runs the network when pictures are made: "mindspore"; on a CPU "openvino" or "onnx", ONNX
+                Runtime (see `palette_ms.unet.runtimes`); or "auto": on a CPU the first of OpenVINO, ONNX Runtime and
+                MindSpore that is installed. The pictures are the same but for rounding.
+            precision: of convolutions, dense layers and attention when pictures are made: "float32"; "float16", of
+                MindSpore alone; "bfloat16", of MindSpore on Ascend and of OpenVINO on processors that compute in it; or
+                "auto", float16 on Ascend from the Atlas A2 series on and float32 elsewhere.
 
         Raises:
-            UserError: no such file, a damaged one or one of another program, no such device, a precision that the
-                device has not, or ONNX Runtime cannot be used.
+            UserError: no such file, a damaged one or one of another program, no such device, or a runtime or precision
+                that cannot be had.
         """
         checkpoint = Checkpoint(path)
-        setup(device)
-        precision = sampling_precision(precision)
+        runtime, precision = setup_sampling(device, runtime, precision)
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
         config = checkpoint.config
-        palette = cls(checkpoint.load_unet(), config, checkpoint.pictures, checkpoint.source, load_steps(checkpoint))
+
+        def build():
+            if runtime != "mindspore":
+                setup("CPU", quiet=True)
+            network = checkpoint.load_unet()
+            if runtime == "mindspore" and precision != "float32":
+                import mindspore as ms
+
+                network.use_precision(getattr(ms, precision))
+            return network
+
+        check_model(config.model, checkpoint.path, checkpoint.path.stat().st_size)
+        palette = cls(build() if runtime == "mindspore" else build, config, checkpoint.pictures, checkpoint.source,
+                      load_steps(checkpoint))
         palette.path, palette.sha256 = checkpoint.path, checkpoint.sha256
-        if precision != "float32":
-            palette.network.use_precision(getattr(ms, precision))
-        if takes_onnx(runtime, palette.network.num_bytes, precision):
-            identity = f"{config.model} {config.diffusion} {checkpoint.sha256}"
-            palette.chains.onnx = OnnxCell(palette.unet, checkpoint.path, identity, config.data.image_size,
-                                            palette.network.multiple, required=runtime == "onnx")
+        if runtime != "mindspore":
+            from palette_ms.unet.onnx import shapes
+            from palette_ms.unet.runtimes import Network
+
+            around = in_graph(config.diffusion, config.model.out_channels)
+            palette.chains.network = Network(config.model, checkpoint.weights(shapes(config.model)), runtime, precision,
+                                             around)
         return palette
+
+    @functools.cached_property
+    def network(self):
+        return self._network() if isfunction(self._network) else self._network
+
+    @functools.cached_property
+    def unet(self):
+        from palette_ms.diffusion.cells import precondition
+
+        return precondition(self.network, self.config.diffusion)
 
     @property
     def tasks(self):
@@ -269,7 +291,7 @@ class Palette:
         y_T = np.tile(_start(chain_seed, numbers, known.shape[1:]), (len(known) // len(numbers), 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
-        made = sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, numbers).asnumpy()
+        made = np.asarray(sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, numbers))
         return made[:, :, :height, :width]
 
     def _as_targets(self, task, pictures):
@@ -288,7 +310,7 @@ class Palette:
 
         Args:
             num_samples: how many, made in one batch.
-            size: (height, width), multiples of `network.multiple`; None: the square that the model was trained at.
+            size: (height, width), multiples of `chains.multiple`; None: the square that the model was trained at.
             label: class of a class-conditional model, or None: each picture draws one.
             sampler, steps, seed, progress, first_sample, sampling: as in `restore`; there is no source to start from
                 or to guide by.
@@ -304,8 +326,8 @@ class Palette:
         _check_counts(num_samples, seed, first_sample)
         numbers = range(first_sample, first_sample + num_samples)
         height, width = size or (self.config.data.image_size,) * 2
-        if height < 1 or width < 1 or height % self.network.multiple or width % self.network.multiple:
-            raise UserError(f"height and width must be multiples of {self.network.multiple}, not {height}×{width}")
+        if height < 1 or width < 1 or height % self.chains.multiple or width % self.chains.multiple:
+            raise UserError(f"height and width must be multiples of {self.chains.multiple}, not {height}×{width}")
         sampling = self.sampling(self.config.tasks[0], sampler, steps, **sampling)
         if sampling.strength < 1 or sampling.guidance > 1:
             raise UserError("strength and guidance need a source, and this model takes none")
@@ -316,7 +338,7 @@ class Palette:
             update = progress.update
         y_T = _start(seed, numbers, (self.config.model.in_channels, height, width))
         form = self.forms[1]
-        made = _check_finite(chain(None, y_T, seed, progress=update, samples=numbers).asnumpy())
+        made = _check_finite(np.asarray(chain(None, y_T, seed, progress=update, samples=numbers)))
         return [form.image(form.from_float(y)) for y in made]
 
     def chain(self, task=None, batch=1, sampler=None, steps=None):
@@ -330,6 +352,8 @@ class Palette:
         Raises:
             UserError: an unknown task or sampler, a number out of range, a model that makes pictures of classes.
         """
+        from palette_ms.diffusion.cells import WholeChain
+
         if self.makes_pictures and self.config.model.num_classes is not None:
             raise UserError("the chain of a class-conditional model cannot be exported, only its network, which takes "
                             "the class as an input")
@@ -348,7 +372,7 @@ class Palette:
         Args:
             place: of the task in the config.
             cond, mask: (C, H, W) and (1, H, W) as `palette_ms.tasks.Task.pair` gives them, H and W multiples of
-                `network.multiple`.
+                `chains.multiple`.
             sampling: from `sampling`.
             seed: as in `restore`.
 

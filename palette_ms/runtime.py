@@ -15,23 +15,25 @@ os.environ.setdefault("GLOG_v", "3")
 # pictures; HCCL waits 1800 as well.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
 
+import glob  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import re  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-from contextlib import suppress  # noqa: E402
+from contextlib import contextmanager, suppress  # noqa: E402
 
 from palette_ms.errors import UserError  # noqa: E402
 
 DEVICES = ("Ascend", "GPU", "CPU")
-RUNTIMES = ("auto", "mindspore", "onnx")
+RUNTIMES = ("auto", "mindspore", "onnx", "openvino")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 # Chips of before the Atlas A2 series, by the names that CANN gives them.
 _BEFORE_A2 = re.compile(r"Ascend(310.*|910(A|B|ProA|ProB|PremiumA))")
 _FEW_CORES = 12  # below these, MindSpore launches kernels from a single thread: 0.18 of the cores, rounded down
-_ONNX_BYTES = 2**31 - 2**20  # of weights: an ONNX file is one protocol buffer, which holds less than 2 GiB
+# What a runtime needs to be installed, by its pip names.
+_PACKAGES = {"openvino": ("openvino", "onnx"), "onnx": ("onnxruntime", "onnx"), "mindspore": ("mindspore",)}
 
 _rank, _ranks, _met = 0, 1, False
 
@@ -133,36 +135,90 @@ def sampling_precision(wanted):
     return wanted
 
 
-def onnx_obstacle(num_bytes, precision="float32"):
-    """Why ONNX Runtime cannot run a network with so many bytes of weights here in a precision, or None."""
-    if device() != "CPU":
-        return f"ONNX Runtime is for a CPU, and the device is {device()}"
-    if precision != "float32":
+def runtime_obstacle(name, precision="auto"):
+    """Why pictures cannot be made on a CPU by a runtime, "openvino", "onnx" or "mindspore", in a precision; or None."""
+    missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
+    if missing:
+        are = "are" if missing[1:] else "is"
+        return f"{' and '.join(missing)} {are} not installed: pip install {' '.join(missing)}"
+    if name == "onnx" and precision not in ("auto", "float32"):
         return f"ONNX Runtime computes in float32 here, and {precision} was asked for"
-    if importlib.util.find_spec("onnxruntime") is None:
-        return "ONNX Runtime is not installed: pip install onnxruntime"
-    if num_bytes > _ONNX_BYTES:
-        return "the network is too large for an ONNX file, which holds less than 2 GiB"
+    if name == "openvino" and precision not in ("auto", "float32") and not (
+            precision == "bfloat16" and computes_bfloat16()):
+        return f"OpenVINO does not compute in {precision} on this processor"
     return None
 
 
-def takes_onnx(wanted, num_bytes, precision="float32"):
-    """Whether ONNX Runtime is to run the network when pictures are made.
+@contextmanager
+def whole_processor():
+    """Without what is set above for MindSpore's oneDNN: OpenVINO's own, which reads it once, is slower by it, computes
+    in no bfloat16, and crashes in normalisations of odd sizes (2026.4)."""
+    isa = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    try:
+        yield
+    finally:
+        if isa is not None:
+            os.environ["ONEDNN_MAX_CPU_ISA"] = isa
+
+
+def computes_bfloat16():
+    """Whether OpenVINO says that this processor computes in bfloat16 natively."""
+    import openvino
+
+    with whole_processor():
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def setup_sampling(device="auto", runtime="auto", precision="auto"):
+    """Choose what makes pictures, and say in one line on stderr what it is and why. MindSpore is imported only where it
+    is what computes, or where there is an accelerator that it may find.
 
     Args:
-        wanted: one of `RUNTIMES`; "auto" takes it on a CPU, where it is installed and the weights fit its file.
-        num_bytes: of the network's weights.
-        precision: the network's, "float32", "float16" or "bfloat16".
+        device: as of `setup`.
+        runtime: one of `RUNTIMES`; "auto": on a CPU OpenVINO if it is installed, else ONNX Runtime, else MindSpore.
+        precision: one of `PRECISIONS`; "auto": as `sampling_precision` says, and on a CPU float32.
+
+    Returns: (runtime, precision).
 
     Raises:
-        UserError: an unknown runtime, or ONNX Runtime was asked for and cannot be used.
+        UserError: an unknown one, or one that cannot be had.
     """
-    if wanted not in RUNTIMES:
-        raise UserError(f"unknown runtime {wanted!r}: {', '.join(RUNTIMES)}")
-    obstacle = onnx_obstacle(num_bytes, precision)
-    if wanted == "onnx" and obstacle:
-        raise UserError(f"{obstacle}; --runtime auto takes what there is")
-    return wanted != "mindspore" and obstacle is None
+    for what, value, known in (("runtime", runtime, RUNTIMES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise UserError(f"unknown {what} {value!r}: {', '.join(known)}")
+    if started_by_msrun() or (device.lower() != "cpu" and (device.lower() != "auto" or _may_accelerate())):
+        name, why = setup(device, quiet=True)
+    else:
+        name, why = "CPU", "as asked" if device.lower() == "cpu" else "auto: no Ascend or GPU found"
+    if name != "CPU":
+        if runtime not in ("auto", "mindspore"):
+            raise UserError(f"--runtime {runtime} is for a CPU, and the device is {name}; --runtime auto takes what "
+                            "there is")
+        chosen = "mindspore"
+    elif runtime == "auto":
+        chosen = next((one for one in _PACKAGES if runtime_obstacle(one, precision) is None), "mindspore")
+        if chosen == "mindspore" and importlib.util.find_spec("mindspore") is None:
+            raise UserError("nothing is installed that runs a network: pip install openvino onnx")
+    else:
+        chosen, obstacle = runtime, runtime_obstacle(runtime, precision)
+        if obstacle:
+            raise UserError(f"{obstacle}; --runtime auto takes what there is")
+    if chosen == "mindspore":
+        if name == "CPU":
+            setup("CPU", quiet=True)
+        precision = sampling_precision(precision)
+    elif precision == "auto":
+        precision = "float32"
+    _tell(name, why, f", {_NAMES[chosen]}, {precision}")
+    return chosen, precision
+
+
+_NAMES = {"openvino": "OpenVINO", "onnx": "ONNX Runtime", "mindspore": "MindSpore"}
+
+
+def _may_accelerate():
+    """Whether there may be a card of Ascend's or a GPU: their drivers' files, or MindSpore's simulation."""
+    return simulated() or any(glob.glob(pattern) for pattern in ("/dev/davinci*", "/dev/nvidia[0-9]*"))
 
 
 def _available(name):
@@ -177,8 +233,8 @@ def _available(name):
         logging.disable(logging.NOTSET)
 
 
-def setup(wanted="auto", seed=None, repeatable=False):
-    """Choose the device, switch to graph mode and say in one line on stderr which device it is and why.
+def setup(wanted="auto", seed=None, repeatable=False, quiet=False):
+    """Choose MindSpore's device, switch to graph mode and say in one line on stderr which device it is and why.
 
     Where msrun started this process, the other ranks are met here.
 
@@ -187,8 +243,9 @@ def setup(wanted="auto", seed=None, repeatable=False):
         seed: seeds MindSpore's own generators (weights' initial values) where given.
         repeatable: computing the same again is to give the same to the last bit, on Ascend too, where that may take
             slower kernels. It counts from the process's first call that asks for it.
+        quiet: say nothing.
 
-    Returns: the device's name.
+    Returns: the device's name; if quiet, and why it is that.
 
     Raises:
         UserError: the wanted device is unknown or not there.
@@ -219,9 +276,15 @@ def setup(wanted="auto", seed=None, repeatable=False):
     _meet()
     if seed is not None:
         ms.set_seed(seed)
-    among = f", rank {_rank} of {_ranks}" if _ranks > 1 else ""
-    print(f"device: {name} ({why}){among}", file=sys.stderr)
+    if quiet:
+        return name, why
+    _tell(name, why)
     return name
+
+
+def _tell(name, why, by=""):
+    among = f", rank {_rank} of {_ranks}" if _ranks > 1 else ""
+    print(f"device: {name} ({why}){by}{among}", file=sys.stderr)
 
 
 def _prepare_ascend(repeatable):

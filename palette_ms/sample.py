@@ -74,8 +74,9 @@ def main():
     parser.add_argument("--class", dest="label", type=int, help="of a class-conditional model (default: drawn)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
-    parser.add_argument("--runtime", default="auto", help="of the network: mindspore; onnx (ONNX Runtime) on a "
-                                                          "CPU; or auto (default), onnx where it is installed")
+    parser.add_argument("--runtime", default="auto", help="of the network: mindspore; on a CPU openvino or onnx (ONNX "
+                                                          "Runtime); or auto (default), there the first of openvino, "
+                                                          "onnx and mindspore that is installed")
     parser.add_argument("--precision", default="auto", help="of the network: float32; float16; bfloat16; or auto "
                                                             "(default), float16 on Ascend, float32 elsewhere")
     args = parser.parse_args()

@@ -27,7 +27,7 @@ def main():
         raise UserError("--pictures must be at least 1, --seed at least 0")
 
     from palette_ms.checkpoint import Checkpoint
-    from palette_ms.diffusion.preconditioning import precondition
+    from palette_ms.diffusion.cells import precondition
     from palette_ms.diffusion.search import best_steps, elbo_costs
     from palette_ms.evaluation.denoising import denoising_errors
     from palette_ms.searched import save_steps

@@ -11,9 +11,14 @@ from palette_ms.torch_weights.conversion import convert
 DATA = Path(__file__).parent / "data"
 
 
+def golden_network():
+    """The PyTorch Palette port's network in this project's form, `palette_ms.torch_weights.conversion.Converted`."""
+    return convert(DATA / "palette_unet.pth", overrides=["model.num_head_channels=16"])
+
+
 def golden_unet():
     """The PyTorch Palette port's network, with the reference weights."""
-    converted = convert(DATA / "palette_unet.pth", overrides=["model.num_head_channels=16"])
+    converted = golden_network()
     unet = build_unet(converted.config.model)
     for name, parameter in unet.parameters_and_names():
         parameter.set_data(Tensor(converted.weights[name]))

@@ -13,7 +13,8 @@ from palette_ms.checkpoint import Checkpoint, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.errors import UserError
 from palette_ms.torch_weights.conversion import export
-from palette_ms.unet import AttentionBlock, ResidualBlock, UNet
+from palette_ms.unet import AttentionBlock, ModelConfig, ResidualBlock, UNet
+from palette_ms.unet.cost import attention_bytes
 from palette_ms.unet.layers import DotProductAttention, GroupNorm
 
 # Attention sees maps of half the picture's size.
@@ -188,13 +189,14 @@ def test_attention_bytes_are_those_of_the_largest_matrix_made(config, pynative):
         recorders.append(block.attend.softmax)
     unet(Tensor(normal(1, 6, 12, 20)), Tensor([0.4], ms.float32))
     largest = max(size for recorder in recorders for size in recorder.sizes)
-    assert unet.attention_bytes(12, 20) == 4 * largest
-    assert unet.attention_bytes(11, 19) == 4 * largest  # what the network does not divide is padded
+    model = ModelConfig(**{**TINY, **config})
+    assert attention_bytes(model, 12, 20) == 4 * largest
+    assert attention_bytes(model, 11, 19) == 4 * largest  # what the network does not divide is padded
 
 
 @pytest.mark.parametrize("choice", ["none", "dilated"])
 def test_without_attention_there_are_no_attention_bytes(choice):
-    assert UNet(**TINY, **CHOICES[choice]).attention_bytes(64, 64) == 0
+    assert attention_bytes(ModelConfig(**TINY, **CHOICES[choice]), 64, 64) == 0
 
 
 # Ascend's operator

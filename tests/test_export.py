@@ -1,6 +1,7 @@
 """Exported files say what the PyTorch port says."""
 
 import dataclasses
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -33,24 +34,26 @@ def arrays():
 
 
 def export(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["export", *map(str, arguments), "--size", "16x16", "--batch", "2"])
+    monkeypatch.setattr("sys.argv", ["export", *map(str, arguments)])
     errors.run(palette_ms.export.main)
 
 
-def test_the_network_in_onnx_runtime_is_the_ports(checkpoint, arrays, tmp_path, monkeypatch):
+def test_the_network_in_onnx_runtime_is_the_ports(checkpoint, arrays, tmp_path, monkeypatch, capsys):
     path = tmp_path / "a folder" / "unet.onnx"
     export(monkeypatch, "--ckpt", checkpoint, "--output", path)
     session = onnxruntime.InferenceSession(str(path))
     names = [node.name for node in session.get_inputs()]
+    assert names == ["x", "gamma"] and [node.name for node in session.get_outputs()] == ["output"]
     output, = session.run(None, dict(zip(names, (arrays["x"], arrays["gamma"]))))
     assert relative_error(output, arrays["unet_out"]) < 1e-5
+    assert "x: float32 (N, 6, H, W)\ngamma: float32 (N)\n" in capsys.readouterr().out
     assert [file.name for file in path.parent.iterdir()] == ["unet.onnx"]
 
 
 def test_a_chain_loaded_again_is_the_ports(checkpoint, arrays, tmp_path, monkeypatch, capsys):
     path = tmp_path / "chain.mindir"
     export(monkeypatch, "--ckpt", checkpoint, "--output", path, "--chain", "--task", "inpainting", "--sampler", "ddpm",
-           "--steps", 20)
+           "--steps", 20, "--size", "16x16", "--batch", 2)
     inputs = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()[:-1]]
     noise = arrays["chain_noise"]
     values = {"y_T": noise[-1], "cond": arrays["cond"], "mask": arrays["mask"], "y_0": arrays["y0"],
@@ -59,14 +62,22 @@ def test_a_chain_loaded_again_is_the_ports(checkpoint, arrays, tmp_path, monkeyp
     assert relative_error(chain(*(ms.Tensor(values[name]) for name in inputs)), arrays["chain_mask"]) < 1e-3
 
 
+def test_weights_too_large_for_an_onnx_file_lie_beside_it(checkpoint, arrays, tmp_path, monkeypatch):
+    monkeypatch.setattr(palette_ms.export, "MOST_BYTES", 1000)
+    export(monkeypatch, "--ckpt", checkpoint, "--output", tmp_path / "unet.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["unet.onnx", "unet.onnx.data"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "unet.onnx"))
+    output, = session.run(None, {"x": arrays["x"], "gamma": arrays["gamma"]})
+    assert relative_error(output, arrays["unet_out"]) < 1e-5
+
+
 def test_a_file_that_says_something_else_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("palette_ms.unet.onnx.export", lambda cell, inputs, path: path.touch())
     monkeypatch.setattr(palette_ms.export, "answer", lambda path, inputs: inputs[0])
     ones = {"x": np.ones((1, 3), np.float32)}
     with pytest.raises(UserError, match=r"does not say what the network says \(relative error 5.0e-01\)"):
-        palette_ms.export.write(lambda x: 2 * x, ones, tmp_path / "unet.onnx")
+        palette_ms.export.write(Path.touch, lambda x: 2 * x, ones, tmp_path / "unet.onnx")
     assert not list(tmp_path.iterdir())
-    palette_ms.export.write(lambda x: x, ones, tmp_path / "unet.onnx")
+    palette_ms.export.write(Path.touch, lambda x: x, ones, tmp_path / "unet.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["unet.onnx"]
 
 
@@ -77,6 +88,7 @@ def test_a_file_that_says_something_else_is_not_kept(tmp_path, monkeypatch):
     (["--output", "unet.mindir", "--steps", "5"], "add --chain"),
     (["--output", "unet.mindir", "--chain"], "several tasks: name one of inpainting, colorization"),
     (["--output", "unet.mindir", "--size", "15x16"], "multiples of 2"),
+    (["--output", "unet.onnx", "--size", "16x16"], "takes pictures of any size and number"),
 ])
 def test_mistakes_end_in_one_line(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)

@@ -1,15 +1,17 @@
 """Network, loss and chains give the PyTorch Palette port's numbers: in graph mode, in PyNative mode and, but for the
-loss, in ONNX Runtime."""
+loss, in the other runtimes."""
+
+import functools
 
 import numpy as np
 import pytest
-from golden import DATA, golden_unet, load_arrays, relative_error
+from golden import DATA, golden_network, golden_unet, load_arrays, relative_error
 from mindspore import Tensor
 
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import SCHEDULES, make_beta_schedule
-from palette_ms.unet.onnx import OnnxCell
+from palette_ms.unet.runtimes import Network
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +24,18 @@ def unet():
     return golden_unet()
 
 
-@pytest.fixture(scope="module")
-def in_onnx(tmp_path_factory):
-    return OnnxCell(golden_unet().set_train(False), tmp_path_factory.mktemp("golden") / "port.safetensors", "")
+@functools.cache
+def in_runtime(name):
+    """The port's network in another runtime."""
+    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    converted = golden_network()
+    return Network(converted.config.model, converted.weights, name)
 
 
-@pytest.fixture(params=["graph", "onnx"])
+@pytest.fixture(params=["graph", "onnx", "openvino"])
 def network(request, unet):
     """The port's network, to be called as each runtime does."""
-    return request.getfixturevalue("in_onnx") if request.param == "onnx" else unet
+    return unet if request.param == "graph" else in_runtime(request.param)
 
 
 class FixedNoise:
@@ -54,8 +59,9 @@ def test_network_output_equals_the_port(unet, arrays, both_modes):
     assert relative_error(output, arrays["unet_out"]) < 1e-5
 
 
-def test_network_output_in_onnx_runtime_equals_the_port(in_onnx, arrays):
-    assert relative_error(in_onnx(Tensor(arrays["x"]), Tensor(arrays["gamma"])), arrays["unet_out"]) < 1e-5
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_network_output_in_other_runtimes_equals_the_port(name, arrays):
+    assert relative_error(in_runtime(name)(arrays["x"], arrays["gamma"]), arrays["unet_out"]) < 1e-5
 
 
 @pytest.mark.parametrize("masked", [False, True])

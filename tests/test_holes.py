@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from mindspore import Tensor
 
 from palette_ms import Palette
 from palette_ms.checkpoint import build_unet
@@ -151,9 +150,8 @@ class Source:
         self.calls = []
 
     def __call__(self, x, time, label=None):
-        x = x.asnumpy()
-        self.calls.append((x, float(time.asnumpy()[0])))
-        return Tensor(x[:, :3])
+        self.calls.append((x, float(time[0])))
+        return x[:, :3]
 
 
 class Bar:
@@ -182,7 +180,7 @@ def unet():
 @pytest.fixture
 def palette(unet):
     palette = Palette(unet, config())
-    palette.chains.onnx = Source()
+    palette.chains.network = Source()
     return palette
 
 
@@ -201,14 +199,14 @@ def test_a_hole_of_any_size_in_a_flat_picture_is_filled_flat(palette):
         for made in palette.restore(np.where(hole[..., None], 0, flat).astype(np.uint8), "inpainting", hole,
                                     num_samples=2, progress=bar, **ONE):
             assert np.abs(np.asarray(made).astype(int) - 70).max() <= 1
-        assert bar.done == bar.total == len(palette.chains.onnx.calls)
-        palette.chains.onnx.calls.clear()
+        assert bar.done == bar.total == len(palette.chains.network.calls)
+        palette.chains.network.calls.clear()
 
 
 def test_only_what_is_around_a_hole_is_seen_and_the_rest_kept(palette):
     picture, hole = photo(90, 120), hole_of((90, 120), (40, 47, 50, 58))[0] > 0
     made, = palette.restore(picture, "inpainting", hole, **ONE)
-    (x, _), = palette.chains.onnx.calls
+    (x, _), = palette.chains.network.calls
     assert x.shape == (1, 6, 24, 24)
     np.testing.assert_array_equal(np.asarray(made)[~hole], picture[~hole])
 
@@ -217,7 +215,7 @@ def test_a_large_hole_is_begun_small_and_gone_on_with_at_less_noise(palette):
     picture, hole = photo(120, 120), hole_of((120, 120), (40, 70, 40, 70))[0] > 0
     made, = palette.restore(picture, "inpainting", hole, sampler="ddpm", steps=10, progress=None)
     np.testing.assert_array_equal(np.asarray(made)[~hole], picture[~hole])
-    calls, gammas = palette.chains.onnx.calls, sorted({time for _, time in palette.chains.onnx.calls})
+    calls, gammas = palette.chains.network.calls, sorted({time for _, time in palette.chains.network.calls})
     assert len(gammas) == 10 and max(max(x.shape[2:]) for x, _ in calls) == 32
     assert sum(time == gammas[0] for _, time in calls) == 1  # the coarsest pass alone begins with noise
     assert [time for _, time in calls[:10]] == gammas
@@ -236,19 +234,19 @@ def test_pictures_with_holes_of_their_own_come_out_as_alone(palette):
 def test_tiles_and_a_strength_that_the_user_names_are_of_the_whole_picture(palette):
     picture, hole = photo(64, 96), hole_of((64, 96), (10, 50, 10, 50))[0] > 0
     palette.restore(picture, "inpainting", hole, strength=0.5, **ONE)
-    assert [x.shape[2:] for x, _ in palette.chains.onnx.calls] == [(64, 96)]
-    palette.chains.onnx.calls.clear()
+    assert [x.shape[2:] for x, _ in palette.chains.network.calls] == [(64, 96)]
+    palette.chains.network.calls.clear()
     palette.restore(picture, "inpainting", hole, tile=16, **ONE)
-    assert {x.shape[2:] for x, _ in palette.chains.onnx.calls} == {(16, 16)}
+    assert {x.shape[2:] for x, _ in palette.chains.network.calls} == {(16, 16)}
 
 
 def test_a_distilled_model_makes_large_holes_small_and_no_more(unet):
     distilled = Palette(unet, dataclasses.replace(config(), diffusion=dataclasses.replace(
         config().diffusion, distilled=(4, 9))))
-    distilled.chains.onnx = Source()
+    distilled.chains.network = Source()
     picture, hole = photo(120, 120), hole_of((120, 120), (40, 70, 40, 70))[0] > 0
     made, = distilled.restore(picture, "inpainting", hole)
-    assert len(distilled.chains.onnx.calls) == 2
+    assert len(distilled.chains.network.calls) == 2
     np.testing.assert_array_equal(np.asarray(made)[~hole], picture[~hole])
 
 
@@ -256,6 +254,6 @@ def test_a_wide_margin_is_made_from_coarse_to_fine(palette):
     flat, bar = np.full((40, 40, 3), 120, np.uint8), Bar()
     made, = palette.restore(flat, "uncropping", extend={"left": 64, "top": 10}, progress=bar, **ONE)
     assert made.size == (104, 50) and np.abs(np.asarray(made).astype(int) - 120).max() <= 1
-    assert bar.done == bar.total == len(palette.chains.onnx.calls)
-    gammas = [time for _, time in palette.chains.onnx.calls]
+    assert bar.done == bar.total == len(palette.chains.network.calls)
+    gammas = [time for _, time in palette.chains.network.calls]
     assert gammas[0] < gammas[-1]

@@ -14,7 +14,8 @@ from palette_ms.config import config_from_dict, load_config
 from palette_ms.errors import UserError
 from palette_ms.training import loop
 from palette_ms.training.memory import Memory
-from palette_ms.unet.lora import LowRank, adapt, count_parameters, merged
+from palette_ms.unet.lora import LowRank, adapt, count_parameters
+from palette_ms.unet.lora_weights import merged
 
 MODEL = {"base_channels": 8, "channel_mults": [1], "num_res_blocks": 1, "attention_resolutions": [1],
          "num_head_channels": 8, "norm_groups": 4}

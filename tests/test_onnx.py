@@ -1,8 +1,11 @@
-"""The network in ONNX Runtime says what its Cell says, and its files lie where they can."""
+"""The network in OpenVINO and ONNX Runtime says what its Cell says, at any size, and needs no MindSpore."""
 
-import os
-import time
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
+import mindspore as ms
 import numpy as np
 import pytest
 from golden import relative_error
@@ -11,18 +14,34 @@ from PIL import Image
 
 import palette_ms.sample
 from palette_ms import Palette, errors, runtime
-from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
-from palette_ms.config import config_from_dict
-from palette_ms.diffusion.preconditioning import Preconditioned
+from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+from palette_ms.config import DiffusionConfig, config_from_dict, load_config
+from palette_ms.diffusion.cells import precondition
+from palette_ms.diffusion.preconditioning import in_graph
 from palette_ms.errors import UserError
-from palette_ms.unet import UNet
-from palette_ms.unet.onnx import NotExported, OnnxCell
-from palette_ms.unet.unet import DeepFeatures, FinestLevel
+from palette_ms.unet import ModelConfig, UNet
+from palette_ms.unet.runtimes import Network
+from palette_ms.unet.unet import DeepFeatures
 
-onnxruntime = pytest.importorskip("onnxruntime")
+for package in ("onnx", "onnxruntime", "openvino"):
+    pytest.importorskip(package)
 
+RUNTIMES = ("onnx", "openvino")
 TINY = {"base_channels": 8, "channel_mults": (1, 2), "num_res_blocks": 1, "attention_resolutions": (2,),
         "norm_groups": 4}
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def pynative(graph_mode):
+    """Nothing is compiled: each Cell is called a few times only."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Networks as small as these gain nothing by more, and on a busy machine wait long for each other."""
+    monkeypatch.setattr("palette_ms.unet.runtimes.processors", lambda: 1)
 
 
 def filled(unet):
@@ -33,91 +52,85 @@ def filled(unet):
     return unet.set_train(False)
 
 
-def inputs(batch, height, width, labels=None):
+def inputs(model, batch, height, width, steps=False):
     rng = np.random.default_rng(1)
-    x, gamma = rng.standard_normal((batch, 6, height, width), np.float32), rng.random(batch, np.float32)
-    return [Tensor(x), Tensor(gamma)] + ([] if labels is None else [Tensor(np.array(labels, np.int32))])
+    gamma = rng.integers(0, 1000, batch).astype(np.float32) if steps else rng.random(batch, np.float32)
+    arrays = [rng.standard_normal((batch, model.in_channels, height, width), np.float32), gamma]
+    return arrays + ([] if model.num_classes is None else [rng.integers(0, model.num_classes, batch).astype(np.int32)])
 
 
-@pytest.mark.parametrize("options, labels", [
-    ({"patch_size": 2}, None),
-    ({"num_classes": 3}, [2, 0]),
-    ({"attention": "local", "attention_blocks": 3}, None),
-    ({"resblock_updown": False, "scale_shift": False}, None),
-])
-def test_every_kind_of_network_says_what_its_cell_says(tmp_path, options, labels):
-    unet = filled(UNet(**TINY, **options))
-    arguments = inputs(2, 16, 8, labels)
-    made = OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
-    assert relative_error(made, unet(*arguments).asnumpy()) < 1e-5
+def hold(cell, networks, arrays):
+    """Assert that networks say what their Cell says; with its deep features, both. Returns what it says."""
+    expected = cell(*map(Tensor, arrays))
+    expected = [one.asnumpy() for one in (expected if isinstance(expected, tuple) else (expected,))]
+    for network in networks:
+        made = network(*arrays)
+        for one, other in zip(made if isinstance(made, tuple) else (made,), expected):
+            assert relative_error(one, other) < 1e-5
+    return expected
 
 
-def test_a_preconditioned_network_and_its_parts_say_what_their_cells_say(tmp_path):
-    unet, arguments = Preconditioned(filled(UNet(**TINY)), True, "angle"), inputs(2, 16, 8)
-    network = OnnxCell(unet, tmp_path / "model.safetensors", "")
-    assert relative_error(network(*arguments), unet(*arguments).asnumpy()) < 1e-5
-    whole, finest = DeepFeatures(unet), FinestLevel(unet)
-    output, deep = network.part(whole, "whole")(*arguments)
-    for made, expected in zip((output, deep), whole(*arguments)):
-        assert relative_error(made, expected.asnumpy()) < 1e-5
-    assert relative_error(network.part(finest, "finest")(deep, *arguments), output.asnumpy()) < 1e-5
+def narrowed():
+    """The networks of the recipes, each but once, a few channels wide and a block a level deep."""
+    found = {}
+    for path in CONFIGS:
+        config = load_config(path)
+        model = dataclasses.replace(config.model, base_channels=8, norm_groups=4, dropout=0.0, num_heads=1,
+                                    num_res_blocks=1, num_head_channels=8 if config.model.num_head_channels else None)
+        found.setdefault((model, config.diffusion.from_source, config.diffusion.noise_input, config.diffusion.process,
+                          config.diffusion.time_input), (path.stem, model, config.diffusion))
+    return list(found.values())
 
 
-def test_changed_code_of_any_cell_is_exported_anew(tmp_path, monkeypatch):
-    code = tmp_path / "around_a_network.py"
-    code.write_text("from mindspore import nn\n\n\nclass Around(nn.Cell):\n"
-                    "    def __init__(self, network):\n        super().__init__()\n        self.network = network\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    import around_a_network
-
-    unet, path = UNet(**TINY), tmp_path / "model.safetensors"
-    cells = unet, around_a_network.Around(unet)
-    before = [OnnxCell(cell, path, "these").name for cell in cells]
-    assert before == [OnnxCell(cell, path, "these").name for cell in cells]
-    code.write_text(code.read_text() + "# other\n")
-    after = [OnnxCell(cell, path, "these").name for cell in cells]
-    assert after[0] == before[0] and after[1] != before[1]
+@pytest.mark.parametrize("model, diffusion", [pytest.param(*rest, id=name) for name, *rest in narrowed()])
+def test_the_networks_of_the_recipes_say_what_their_cells_say(pynative, model, diffusion):
+    unet = filled(UNet(model))
+    cell, weights, around = precondition(unet, diffusion), unet_arrays(unet), in_graph(diffusion, model.out_channels)
+    side = unet.multiple
+    arrays = inputs(model, 1, side, 2 * side, diffusion.time_input == "t")
+    hold(cell, [Network(model, weights, name, around=around) for name in RUNTIMES], arrays)
 
 
-def test_a_size_is_exported_once_and_other_weights_again(tmp_path):
-    def files():
-        return {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
-
-    unet, path = filled(UNet(**TINY)), tmp_path / "model.safetensors"
-    OnnxCell(unet, path, "these")(*inputs(1, 8, 8))
-    first, = files().items()
-    assert first[0].startswith("model.") and first[0].endswith(".8x8.onnx")
-    before = OnnxCell(unet, path, "these")(*inputs(3, 8, 8))
-    assert [*files().items()] == [first]
-    OnnxCell(unet, path, "these")(*inputs(1, 16, 8))
-    assert len(files()) == 2
-    other = filled(UNet(**TINY))
-    other.conv_out.bias.set_data(other.conv_out.bias + 1)
-    after = OnnxCell(other, path, "others")(*inputs(3, 8, 8))
-    assert len(files()) == 3
-    np.testing.assert_allclose(after.asnumpy(), before.asnumpy() + 1, atol=1e-5)
+@pytest.mark.parametrize("options", [
+    {"patch_size": 2, "num_classes": 3, "attention": "local", "attention_blocks": 3},
+    {"resblock_updown": False, "scale_shift": False, "attention": "local", "attention_block_size": 3},
+    {"attention": "dilated", "base_channels": 9, "norm_groups": 3, "in_channels": 3}], ids=str)
+def test_one_network_takes_every_size_and_number_of_pictures(pynative, options):
+    model = ModelConfig(**{**TINY, **options})
+    unet = filled(UNet(model))
+    networks = [Network(model, unet_arrays(unet), name) for name in RUNTIMES]
+    for batch, height, width in ((1, 16, 8), (3, 28, 12)):
+        hold(unet, networks, inputs(model, batch, height, width))
 
 
-def test_pictures_of_many_sizes_do_not_pile_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("palette_ms.unet.onnx.MAX_FILES", 2)
-    monkeypatch.setattr("palette_ms.unet.onnx.MAX_SESSIONS", 1)
-    (tmp_path / "mine.8x8.onnx").touch()
-    (tmp_path / "model.8x8.onnx").touch()
-    network = OnnxCell(filled(UNet(**TINY)), tmp_path / "model.safetensors", "")
-    for height in (8, 16, 8, 24):
-        network(*inputs(1, height, 8))
-        time.sleep(0.02)  # a file system's clock may be as coarse
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"mine.8x8.onnx", "model.8x8.onnx", f"{network.name}.8x8.onnx", f"{network.name}.24x8.onnx"}
-    assert len(network.sessions) == 1
+@pytest.mark.parametrize("diffusion", [
+    DiffusionConfig(prediction="x0", from_source=True, noise_input="angle"),
+    DiffusionConfig(prediction="x0", process="resshift"), DiffusionConfig(prediction="x0", process="i2sb")], ids=str)
+def test_what_stands_around_a_network_and_its_parts_are_the_cells(pynative, diffusion):
+    model = ModelConfig(**TINY)
+    unet, arrays = filled(UNet(model)), inputs(model, 2, 16, 8)
+    cell = precondition(unet, diffusion)
+    networks = [Network(model, unet_arrays(unet), name, around=in_graph(diffusion, 3)) for name in RUNTIMES]
+    output, deep = hold(DeepFeatures(cell), [network.part("whole") for network in networks], arrays)
+    for network in networks:
+        assert relative_error(network(*arrays), output) < 1e-5
+        assert relative_error(network.part("finest")(deep, *arrays), output) < 1e-5  # see test_unet.py
 
 
-def test_where_the_checkpoints_folder_cannot_be_written_the_users_cache_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "file").touch()
-    OnnxCell(filled(UNet(**TINY)), tmp_path / "file" / "model.safetensors", "")(*inputs(1, 8, 8))
-    path, = (tmp_path / "cache" / "palette_ms").iterdir()
-    assert path.suffix == ".onnx"
+def test_a_large_batch_is_computed_in_parts(monkeypatch):
+    model = ModelConfig(**TINY)
+    weights = unet_arrays(filled(UNet(model)))
+    arrays, calls = inputs(model, 5, 8, 8), []
+    whole = Network(model, weights, "onnx")
+    assert whole.batch(8, 8) > 5 and whole.batch(2**14, 2**14) == 1
+    parts = Network(model, weights, "onnx")
+    parts.batch = lambda height, width: 2
+    expected = whole(*arrays)
+    parts(*(array[:1] for array in arrays))
+    run = parts._program
+    parts._program = lambda given: calls.append(len(given["x"])) or run(given)
+    np.testing.assert_allclose(parts(*arrays), expected, rtol=1e-5, atol=1e-5)
+    assert calls == [2, 2, 1]
 
 
 # Palette and the command
@@ -131,46 +144,77 @@ def checkpoint(tmp_path_factory):
         "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 6, "start": 0.01, "end": 0.5}},
         "tasks": [{"name": "inpainting"}, {"name": "colorization"}], "data": {"image_size": 16},
         "training": {"source_dropout": 0.1}}, "test")
-    path = tmp_path_factory.mktemp("a model") / "tiny.safetensors"  # MindSpore's exporter takes no spaces
+    path = tmp_path_factory.mktemp("a model") / "tiny.safetensors"
     save_checkpoint(path, config, pictures=10**6, weights=unet_arrays(filled(build_unet(config.model))))
     return path
 
 
 @pytest.mark.parametrize("options", [
     {"sampler": "ddpm"}, {"sampler": "dpmpp_2m", "steps": 4, "guidance": 1.5, "reuse": 2}, {"tile": 12}], ids=str)
-def test_the_same_seed_gives_the_same_picture_in_both_runtimes(checkpoint, options):
-    # Not above the training size, where ONNX Runtime's sizes are rounded up.
-    photo = np.random.default_rng(0).integers(0, 256, (13, 16, 3), np.uint8)
-    pictures = [np.stack([np.asarray(image, int) for image in Palette.load(checkpoint, "cpu", name).restore(
-        photo, "colorization", num_samples=2, seed=3, **options)]) for name in ("onnx", "mindspore")]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
-    assert np.ptp(pictures[0]) > 50
+def test_the_same_seed_gives_the_same_picture_in_every_runtime(checkpoint, options):
+    photo = np.random.default_rng(0).integers(0, 256, (13, 27, 3), np.uint8)
+    expected, *others = [np.stack([np.asarray(image, int) for image in Palette.load(checkpoint, "cpu", name).restore(
+        photo, "colorization", num_samples=2, seed=3, **options)]) for name in ("mindspore", *RUNTIMES)]
+    for made in others:
+        assert np.abs(made - expected).max() <= 1
+    assert np.ptp(expected) > 50
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]  # nothing is written beside it
 
 
-def test_a_checkpoint_written_anew_is_exported_anew(checkpoint, tmp_path):
-    path, pictures = tmp_path / "model.safetensors", []
-    config = Checkpoint(checkpoint).config
-    for weights in (filled(build_unet(config.model)), build_unet(config.model)):
-        save_checkpoint(path, config, weights=unet_arrays(weights))
-        picture, = Palette.load(path, "cpu").restore(Image.new("RGB", (8, 8)), steps=2)
-        pictures.append(np.asarray(picture))
-    assert np.abs(np.subtract(*pictures, dtype=float)).max() > 0
-    assert len(list(tmp_path.glob("*.onnx"))) == 2
+WITHOUT_MINDSPORE = """
+import sys
+
+class Nowhere:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "mindspore":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Nowhere())
+from palette_ms import errors, sample
+errors.run(sample.main)
+"""
 
 
-def test_auto_takes_onnx_runtime_where_it_is_installed(checkpoint, monkeypatch):
-    assert Palette.load(checkpoint, "cpu").chains.onnx is not None
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
-    assert Palette.load(checkpoint, "cpu").chains.onnx is None
-    with pytest.raises(UserError, match="not installed"):
-        Palette.load(checkpoint, "cpu", "onnx")
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_pictures_are_restored_where_mindspore_is_not_installed(checkpoint, tmp_path, repository, name):
+    photo = np.random.default_rng(0).integers(0, 256, (13, 27, 3), np.uint8)
+    for picture, cut in (("a.png", np.s_[:]), ("b.png", np.s_[:, :10])):
+        Image.fromarray(photo[cut]).save(tmp_path / picture)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MINDSPORE, "--ckpt", checkpoint, "--input", tmp_path / "a.png",
+         tmp_path / "b.png", "--output", tmp_path / "out", "--task", "colorization", "--steps", "2", "--runtime", name],
+        env={"PYTHONPATH": str(repository), "PATH": ""}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"onnx": "ONNX Runtime, float32", "openvino": "OpenVINO, float32"}[name] in done.stderr.splitlines()[0]
+    here = Palette.load(checkpoint, "cpu", "mindspore").restore(photo, "colorization", steps=2)[0]
+    made = np.asarray(Image.open(tmp_path / "out" / "a.png"), int)
+    assert np.abs(made - np.asarray(here, int)).max() <= 1
+    assert Image.open(tmp_path / "out" / "b.png").size == (10, 13)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "out"}
 
 
-def test_a_network_too_large_for_a_file_runs_in_its_cell(monkeypatch):
-    assert runtime.takes_onnx("auto", 2**30)
-    assert not runtime.takes_onnx("auto", 2**31)
-    with pytest.raises(UserError, match="too large"):
-        runtime.takes_onnx("onnx", 2**31)
+def test_auto_takes_the_first_that_is_installed(monkeypatch, capsys):
+    there = {"openvino", "onnx", "onnxruntime", "mindspore"}
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda: True)
+    assert runtime.setup_sampling("cpu") == ("openvino", "float32")
+    assert capsys.readouterr().err == "device: CPU (as asked), OpenVINO, float32\n"
+    assert runtime.setup_sampling("cpu", "auto", "bfloat16") == ("openvino", "bfloat16")
+    assert runtime.setup_sampling("cpu", "auto", "float16") == ("mindspore", "float16")
+    there.remove("openvino")
+    assert runtime.setup_sampling("cpu") == ("onnx", "float32")
+    there.remove("onnx")
+    assert runtime.setup_sampling("cpu") == ("mindspore", "float32")
+    with pytest.raises(UserError, match="openvino and onnx are not installed: pip install openvino onnx"):
+        runtime.setup_sampling("cpu", "openvino")
+    there.clear()
+    with pytest.raises(UserError, match="nothing is installed that runs a network"):
+        runtime.setup_sampling("cpu")
+
+
+def test_half_precision_is_not_onnx_runtimes():
+    with pytest.raises(UserError, match="ONNX Runtime computes in float32 here, and bfloat16 was asked for"):
+        runtime.setup_sampling("cpu", "onnx", "bfloat16")
 
 
 def test_an_unknown_runtime_ends_in_one_line(checkpoint, tmp_path, monkeypatch, capsys):
@@ -180,95 +224,4 @@ def test_an_unknown_runtime_ends_in_one_line(checkpoint, tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as end:
         errors.run(palette_ms.sample.main)
     assert end.value.code == 2
-    assert "unknown runtime 'tensorrt': auto, mindspore, onnx" in capsys.readouterr().err
-
-
-def test_sizes_above_the_training_size_are_rounded_up_to_few(tmp_path):
-    unet = filled(UNet(**TINY))
-    network = OnnxCell(unet, tmp_path / "model.safetensors", "", 16, 2)
-    for size in ((16, 8), (18, 16), (22, 24)):
-        made, expected = network(*inputs(1, *size)).asnumpy(), unet(*inputs(1, *size)).asnumpy()
-        assert made.shape == expected.shape
-        assert relative_error(Tensor(made), expected) < (1e-5 if max(size) <= 16 else 1)
-    assert sorted(path.name.split(".")[-2] for path in tmp_path.glob("*.onnx")) == ["16x8", "24x16", "24x24"]
-    assert [network._rounded(side) for side in (2, 16, 18, 100, 1025, 1200, 3000)] == [2, 16, 24, 104, 1152, 1280, 3072]
-
-
-def damaged(path, kind):
-    content = bytearray(path.read_bytes())
-    if kind == "cut off":
-        del content[1000:]
-    elif kind == "empty":
-        content.clear()
-    else:
-        content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("kind", ["cut off", "empty", "a bit changed"])
-def test_a_damaged_file_is_made_anew(tmp_path, kind, capsys):
-    path = tmp_path / "model.safetensors"
-    expected = OnnxCell(filled(UNet(**TINY)), path, "")(*inputs(1, 8, 8)).asnumpy()
-    file, = tmp_path.glob("*.onnx")
-    damaged(file, kind)
-    unet = filled(UNet(**TINY))  # MindSpore exports a Cell at a size once
-    np.testing.assert_array_equal(OnnxCell(unet, path, "")(*inputs(1, 8, 8)).asnumpy(), expected)
-    assert "made anew" in capsys.readouterr().err
-    OnnxCell(unet, path, "")(*inputs(1, 8, 8))
-    assert "made anew" not in capsys.readouterr().err
-
-
-def test_a_file_of_other_weights_is_not_taken_by_its_name(tmp_path, capsys):
-    unet, other, path = filled(UNet(**TINY)), filled(UNet(**TINY)), tmp_path / "model.safetensors"
-    other.conv_out.bias.set_data(other.conv_out.bias + 1)
-    expected = unet(*inputs(1, 8, 8)).asnumpy()
-    theirs = OnnxCell(other, path, "those")
-    theirs(*inputs(1, 8, 8))
-    (tmp_path / f"{theirs.name}.8x8.onnx").replace(tmp_path / f"{OnnxCell(unet, path, 'these').name}.8x8.onnx")
-    assert relative_error(OnnxCell(unet, path, "these")(*inputs(1, 8, 8)), expected) < 1e-5
-    assert "made anew" in capsys.readouterr().err
-
-
-def test_files_lie_where_no_other_user_can_put_one(tmp_path, monkeypatch):
-    shared, home, temporary = tmp_path / "shared", tmp_path / "home", tmp_path / "a b+é"
-    for folder in (shared, home, temporary):
-        folder.mkdir()
-    shared.chmod(0o777)
-    monkeypatch.setattr("palette_ms.unet.onnx.gettempdir", lambda: str(temporary))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(home))
-    network = OnnxCell(UNet(**TINY), shared / f"{'m' * 240}.safetensors", "")
-    assert [*network._folders()][:2] == [home / ".cache/palette_ms", temporary / f"palette_ms-{os.getuid()}"]
-    assert (home / ".cache/palette_ms").stat().st_mode & 0o777 == 0o700
-    (home / ".cache/palette_ms").chmod(0o777)  # as others might have made it
-    (temporary / f"palette_ms-{os.getuid()}").rmdir()
-    (temporary / f"palette_ms-{os.getuid()}").symlink_to(shared)
-    own, = network._folders()
-    assert own.stat().st_mode & 0o777 == 0o700
-    network(*inputs(1, 8, 8))
-    assert len(list(own.glob("m*.8x8.onnx"))) == 1 and not list(shared.iterdir())
-
-
-def test_a_size_that_cannot_be_exported_is_left_to_the_cell(tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise NotExported("MindSpore cannot export this network to ONNX: i: 5 out of range")
-
-    monkeypatch.setattr("palette_ms.unet.onnx.export", fail)
-    unet, arguments = filled(UNet(**TINY)), inputs(2, 16, 8)
-    cell = OnnxCell(unet, tmp_path / "model.safetensors", "", required=False)
-    for _ in range(2):
-        np.testing.assert_array_equal(cell(*arguments).asnumpy(), unet(*arguments).asnumpy())
-    assert capsys.readouterr().err.count("out of range; MindSpore runs it") == 1
-    with pytest.raises(NotExported):
-        OnnxCell(unet, tmp_path / "model.safetensors", "")(*arguments)
-    assert [path.name for path in tmp_path.iterdir()] == []
-
-
-def test_a_size_can_be_exported_again(tmp_path):
-    unet, arguments = Preconditioned(filled(UNet(**TINY)), True, "angle"), inputs(1, 8, 8)
-    cell = OnnxCell(unet, tmp_path / "model.safetensors", "")
-    first = cell(*arguments).asnumpy()
-    for path in tmp_path.glob("*.onnx"):
-        path.unlink()
-    cell.sessions.clear()
-    np.testing.assert_array_equal(cell(*arguments).asnumpy(), first)
+    assert "unknown runtime 'tensorrt': auto, mindspore, onnx, openvino" in capsys.readouterr().err

@@ -5,11 +5,10 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from palette_ms.config import DiffusionConfig
+from palette_ms.diffusion.cells import Preconditioned, precondition
 from palette_ms.diffusion.preconditioning import (
     PREDICTIONS,
     SOURCE_STD,
-    Preconditioned,
-    precondition,
     target,
     y_0_coefficients,
 )

@@ -17,7 +17,8 @@ from mindspore import Tensor, nn, ops
 from scipy.integrate import solve_ivp
 
 from palette_ms.config import DiffusionConfig, ScheduleConfig
-from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet
+from palette_ms.diffusion.cells import CompiledChain, FlippedUNet, GuidedUNet, Update
+from palette_ms.diffusion.denoisers import flipped, guided, on_arrays
 from palette_ms.diffusion.samplers import Chain, Sampling, create_chain, create_sampler
 from palette_ms.diffusion.schedule import SPACINGS, evenly_spaced, make_beta_schedule, place_steps
 from palette_ms.diffusion.solvers import NOISE, SOLVERS, ddim, ddpm, dpmpp_2m_sde
@@ -44,7 +45,7 @@ def make(unet, diffusion=DIFFUSION, **sampling):
 @pytest.fixture(scope="module")
 def chain():
     """With the exact denoiser: compiled once for a shape, whatever the sampler."""
-    return Chain(GaussianDenoiser("x0"), clip=False)
+    return CompiledChain(GaussianDenoiser("x0"), clip=False)
 
 
 # The solvers, in float64
@@ -147,10 +148,23 @@ def test_known_pixels_come_back_and_do_not_depend_on_the_compiler(name, chain):
     arguments = np.zeros((2, 3, 8, 8), np.float32), normal(2, 3, 8, 8), 7, mask, known
     y = sampler(*arguments).asnumpy()
     np.testing.assert_array_equal(y[:, :, 4:], known[:, :, 4:])
-    plain = GaussianDenoiser("x0")
-    by_python = create_sampler(create_chain(lambda x, time: plain(x, time), DIFFUSION, Sampling()), DIFFUSION,
-                               Sampling(name, 5))
-    np.testing.assert_allclose(by_python(*arguments).asnumpy(), y, atol=1e-5)
+    by_numpy = create_sampler(create_chain(on_arrays(GaussianDenoiser("x0")), DIFFUSION, Sampling()), DIFFUSION,
+                              Sampling(name, 5))
+    np.testing.assert_allclose(by_numpy(*arguments), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("dynamic, learned, stops", [(True, False, False), (False, True, False), (False, False, True)])
+def test_every_kind_of_update_is_in_numpy_what_it_is_compiled(dynamic, learned, stops):
+    y, base, last, older, noise = normal(5, 2, 3, 4, 4, seed=1)
+    output = 2 * normal(2, 6 if learned else 3, 4, 4, seed=2)
+    mask, known, finished = (normal(2, 1, 4, 4, seed=3) > 0).astype(np.float32), 0 * y, np.zeros((2, 1, 1, 1), y.dtype)
+    row = normal(18, seed=4)
+    row[-1] = np.sqrt(3 * np.mean((mask * (y - last)) ** 2))  # a movement between the two pictures'
+    inputs = output, y, base, last, older, finished, mask, known, np.int32([[3], [7]]), noise, row
+    made = Chain(None, True, dynamic, learned, stops).update(*inputs)
+    compiled = Update(True, dynamic, learned, stops)(*map(Tensor, inputs))
+    for array, tensor in zip(made, compiled):
+        np.testing.assert_allclose(array, tensor.asnumpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
@@ -283,7 +297,9 @@ class Halves(nn.Cell):
 @pytest.mark.parametrize("learned", [False, True])
 def test_guidance_goes_beyond_the_answer_with_the_source(learned):
     source, y_t, gamma = normal(2, 3, 4, 4), normal(2, 3, 4, 4, seed=1), np.array([0.25, 0.5], np.float32)
-    output = GuidedUNet(Halves(learned), 2.5)(Tensor(np.concatenate((source, y_t), 1)), Tensor(gamma)).asnumpy()
+    x = np.concatenate((source, y_t), 1)
+    output = GuidedUNet(Halves(learned), 2.5)(Tensor(x), Tensor(gamma)).asnumpy()
+    np.testing.assert_array_equal(guided(on_arrays(Halves(learned)), 2.5)(x, gamma), output)
     np.testing.assert_allclose(output[:, :3], 2.5 * source + 2 * y_t + gamma[:, None, None, None], rtol=1e-5, atol=1e-6)
     if learned:
         np.testing.assert_array_equal(output[:, 3:], source)
@@ -301,6 +317,7 @@ class Ramp(nn.Cell):
 def test_mirror_images_are_turned_back_before_the_mean(count, row, column):
     x, gamma = normal(2, 6, 4, 6), np.array([0.25, 0.5], np.float32)
     output = FlippedUNet(Ramp(), count)(Tensor(x), Tensor(gamma)).asnumpy()
+    np.testing.assert_allclose(flipped(on_arrays(Ramp()), count)(x, gamma), output, rtol=1e-6)
     rows = np.arange(4)[:, None] if row is None else row  # the mean of a gradient and its mirror image
     np.testing.assert_allclose(output, x[:, 3:] + rows + column + gamma[:, None, None, None], rtol=1e-6, atol=1e-5)
 

@@ -15,10 +15,11 @@ from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import make_beta_schedule
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
+from palette_ms.unet.cost import attention_bytes
 
 SIZE = 16  # of training
 HEIGHT, WIDTH = 48, 80
-TIMES = Tensor(np.ones(2, np.float32))
+TIMES = np.ones(2, np.float32)
 CONFIG = config_from_dict({
     "model": {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]},
     "diffusion": {"prediction": "x0", "test_schedule": {"num_steps": 3, "start": 0.1, "end": 0.5}},
@@ -112,17 +113,17 @@ def test_a_network_that_looks_at_single_pixels_is_not_changed_by_tiling():
     rng = np.random.default_rng(0)
     cond, y_T = rng.standard_normal((2, 2, 3, 20, 36), np.float32)
     betas = make_beta_schedule("linear", 4, 0.1, 0.5)
-    whole, tiled = (DDPMSampler(unet, betas)(cond, y_T, 5).asnumpy()
+    whole, tiled = (np.asarray(DDPMSampler(unet, betas)(cond, y_T, 5))
                     for unet in (Pixelwise(), TiledUNet(Pixelwise(), everywhere(20, 36), 4, 8)))
     np.testing.assert_allclose(tiled, whole, atol=1e-5)  # weights and products rounded to float32
 
 
 def test_further_channels_are_blended_too():
     def unet(x, time):
-        return Tensor(np.concatenate([x.asnumpy(), np.ones_like(x.asnumpy())], 1))
+        return np.concatenate([x, np.ones_like(x)], 1)
 
     x = np.random.default_rng(0).standard_normal((2, 3, 12, 20), np.float32)
-    output = TiledUNet(unet, everywhere(12, 20), 2, 8, 3)(Tensor(x), TIMES).asnumpy()
+    output = TiledUNet(unet, everywhere(12, 20), 2, 8, 3)(x, TIMES)
     np.testing.assert_allclose(output, np.concatenate([x, np.ones_like(x)], 1), atol=1e-5)
 
 
@@ -136,7 +137,7 @@ def test_tiles_without_a_pixel_to_make_are_left_out_and_change_nothing(palette):
         counted = []
         unet = TiledUNet(palette.unet, needed, 2, SIZE, progress=counted.append)
         chain = DDPMSampler(unet, make_beta_schedule("linear", 2, 0.1, 0.5), prediction="x0")
-        results.append(chain(cond, hole * noise + (1 - hole) * y_0, 0, hole[None], y_0).asnumpy())
+        results.append(chain(cond, hole * noise + (1 - hole) * y_0, 0, hole[None], y_0))
         calls.append(len(counted))
         assert len(counted) == 2 * unet.num_tiles
     np.testing.assert_array_equal(results[0], results[1])
@@ -220,7 +221,7 @@ def test_the_bar_reaches_its_total_without_tiles_too(palette, photo):
 def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeypatch, capsys):
     tiled = array(palette.restore(photo, "denoising", tile=SIZE))
     assert capsys.readouterr().err == ""
-    limit = palette.unet.attention_bytes(HEIGHT, WIDTH)
+    limit = attention_bytes(CONFIG.model, HEIGHT, WIDTH)
     monkeypatch.setattr(chains, "ATTENTION_LIMIT", limit - 1)
     np.testing.assert_array_equal(array(palette.restore(photo, "denoising")), tiled)
     lines = capsys.readouterr().err.splitlines()

@@ -117,8 +117,9 @@ class FixedNoise:
 
 def test_the_ports_network_and_chain_give_its_numbers(palette, palette_arrays, monkeypatch):
     arrays = palette_arrays
-    output = palette.unet(Tensor(arrays["x"]), Tensor(arrays["gamma"]))
-    assert relative_error(output, arrays["unet_out"]) < 1e-5
+    for output in (palette.unet(Tensor(arrays["x"]), Tensor(arrays["gamma"])),
+                   palette.chains.network(arrays["x"], arrays["gamma"])):
+        assert relative_error(output, arrays["unet_out"]) < 1e-5
     monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays["chain_noise"]))
     diffusion = palette.config.diffusion
     sampler = create_sampler(create_chain(palette.unet, diffusion, Sampling()), diffusion, Sampling())
@@ -128,8 +129,8 @@ def test_the_ports_network_and_chain_give_its_numbers(palette, palette_arrays, m
 
 def test_guided_diffusions_network_and_respaced_chains_give_its_numbers(adm, adm_arrays, monkeypatch):
     arrays = adm_arrays
-    output = adm.unet(Tensor(arrays["x"]), Tensor(arrays["t"]))
-    assert relative_error(output, arrays["unet_out"]) < 1e-5
+    for output in (adm.unet(Tensor(arrays["x"]), Tensor(arrays["t"])), adm.chains.network(arrays["x"], arrays["t"])):
+        assert relative_error(output, arrays["unet_out"]) < 1e-5
     monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays["chain_noise"]))
     steps = len(json.loads(str(arrays["respacing"]))["timesteps"])
     diffusion, chain = adm.config.diffusion, create_chain(adm.unet, adm.config.diffusion, Sampling())

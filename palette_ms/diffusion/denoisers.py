@@ -1,73 +1,63 @@
-"""Denoisers around a network, called as samplers call one: denoiser(source ‖ y_t, time)."""
+"""Denoisers around a network, called as samplers call one: denoiser(source ‖ y_t, time), with arrays. Those that are
+compiled with their network are in `palette_ms.diffusion.cells`."""
 
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
+import numpy as np
 
 
-class LabelledUNet(nn.Cell):
+def is_cell(denoiser):
+    """Whether it is one of MindSpore's Cells, which take Tensors, rather than a function of arrays."""
+    return hasattr(denoiser, "construct")
+
+
+def on_arrays(denoiser):
+    """A denoiser as a function of arrays; a Cell is handed Tensors."""
+    if not is_cell(denoiser):
+        return denoiser
+    from mindspore import Tensor
+
+    def answer(*inputs):
+        made = denoiser(*(Tensor(np.ascontiguousarray(array)) for array in inputs))
+        return tuple(one.asnumpy() for one in made) if isinstance(made, tuple) else made.asnumpy()
+
+    return answer
+
+
+def labelled(unet, labels):
     """A network with its labels, classes or tasks, filled in.
 
     Args:
         unet: called as unet(x, time, label).
-        labels: (N,), whole numbers.
+        labels: (K,), whole numbers; of more pictures they come again.
     """
-
-    def __init__(self, unet, labels):
-        super().__init__()
-        self.unet = unet
-        self.labels = Tensor(labels, mstype.int32)
-
-    def construct(self, x, time):
-        return self.unet(x, time, self.labels)
+    return lambda x, time: unet(x, time, np.resize(np.int32(labels), len(x)))
 
 
-class GuidedUNet(nn.Cell):
-    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1).
-
-    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
-    sources are left out. A learned variance stays that with the source.
+def guided(unet, weight, channels=3):
+    """As `palette_ms.diffusion.cells.GuidedUNet`.
 
     Args:
-        unet: the network, or a `LabelledUNet` for 2 N pictures.
+        unet: called with 2 N pictures.
         weight: w ≥ 1; 1 is the answer with the source alone.
         channels: of the noisy picture.
     """
+    def answer(x, time):
+        without_source = np.concatenate((np.zeros_like(x[:, :-channels]), x[:, -channels:]), 1)
+        given, without = np.split(unet(np.concatenate((x, without_source)), np.concatenate((time, time))), 2)
+        guided = given[:, :channels] + np.float32(weight - 1) * (given - without)[:, :channels]
+        return np.concatenate((guided, given[:, channels:]), 1)
 
-    def __init__(self, unet, weight, channels=3):
-        super().__init__()
-        self.unet = unet
-        self.weight = weight
-        self.channels = channels
-
-    def construct(self, x, time):
-        source, y_t = x[:, :-self.channels], x[:, -self.channels:]
-        x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
-        given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
-        guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
-        return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
+    return answer
 
 
-class FlippedUNet(nn.Cell):
-    """The mean of what a network says of a picture and of its mirror images, turned back: Lim et al.'s geometric
-    self-ensemble (2017, arXiv 1707.02921, section 3.4) without the transposed images, which would be of another size.
+def flipped(unet, count):
+    """As `palette_ms.diffusion.cells.FlippedUNet`."""
+    def answer(x, time):
+        total = unet(x, time)
+        for axes in ((3,), (2,), (2, 3))[:count - 1]:
+            total = total + np.flip(unet(np.flip(x, axes), time), axes)
+        return total / np.float32(count)
 
-    A network was never told that a mirrored picture is to be restored alike, so its answers err differently.
-
-    Args:
-        unet: the network, or one of the Cells above.
-        count: 2: left to right; 4: upside down and both, too.
-    """
-
-    def __init__(self, unet, count):
-        super().__init__()
-        self.unet = unet
-        self.axes = ((3,), (2,), (2, 3))[:count - 1]
-
-    def construct(self, x, time):
-        total = self.unet(x, time)
-        for axes in self.axes:
-            total = total + ops.flip(self.unet(ops.flip(x, axes), time), axes)
-        return total / (1 + len(self.axes))
+    return answer
 
 
 class ReusingUNet:
@@ -82,8 +72,8 @@ class ReusingUNet:
     """
 
     def __init__(self, whole, finest, interval):
-        self.whole = whole
-        self.finest = finest
+        self.whole = on_arrays(whole)
+        self.finest = on_arrays(finest)
         self.interval = interval
         self.calls = 0
 

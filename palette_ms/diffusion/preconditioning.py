@@ -27,7 +27,6 @@ In a process from the source to the picture (`palette_ms.diffusion.process`) it 
 import math
 
 import numpy as np
-from mindspore import nn, ops
 
 from palette_ms.diffusion.process import scale
 
@@ -63,55 +62,40 @@ def y_0_coefficients(prediction, gammas):
     return np.zeros_like(gammas), np.ones_like(gammas)
 
 
-class Preconditioned(nn.Cell):
-    """A network as the process calls it: told the noise as it is to be, its inputs and output scaled and shifted.
+def needed(diffusion):
+    """Whether anything stands around the network: what it is given, told or says is scaled or shifted.
 
     Args:
-        network: `palette_ms.unet.UNet`, or another with its `answer` and `out_channels`.
-        from_source: see above; source and picture have `out_channels` channels each. A new network says its source, and
-            a short training need not learn first how far y_t can be trusted at each noise level.
-        noise_input: what the network is told: "value", γ itself as in the paper, or "angle". The network's sinusoids
-            hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that it has to apply differs by a factor of two;
-            the angle spreads these levels out.
-        process: "palette", "resshift" or "i2sb".
-
-    Inputs: as the network's; gamma (N,) is the noise level in (0, 1]. Output: as the network's.
-    """
-
-    def __init__(self, network, from_source=False, noise_input="value", process="palette"):
-        super().__init__()
-        self.network = network
-        self.channels = network.out_channels
-        self.from_source = from_source
-        self.tells_angle = noise_input == "angle"
-        self.process = process
-        self.sees_source = from_source or process != "palette"
-
-    def construct(self, x, gamma, label=None, dropout=None):
-        return self.answer(x, gamma, label, dropout)[0]
-
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
-        """The output, and the network's deep features, see `palette_ms.unet.unet.UNet.answer`."""
-        told = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.tells_angle else gamma
-        if not self.sees_source:
-            return self.network.answer(x, told, label, dropout, deep)
-        source, y_t, level = x[:, :self.channels], x[:, self.channels:], gamma.reshape((-1, 1, 1, 1))
-        distance = y_t - ops.sqrt(level) * source
-        if self.process == "palette":
-            seen = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
-        else:
-            seen = source + scale(self.process, level, ops.sqrt) * distance
-        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep)
-        return source + SOURCE_STD * said if self.from_source else said, deep
-
-
-def precondition(network, diffusion):
-    """A network as a process calls it: the network itself where there is nothing to scale, shift or tell otherwise.
-
-    Args:
-        network: `palette_ms.unet.UNet`.
         diffusion: `palette_ms.config.DiffusionConfig`.
     """
-    if diffusion.from_source or diffusion.noise_input != "value" or diffusion.process != "palette":
-        return Preconditioned(network, diffusion.from_source, diffusion.noise_input, diffusion.process)
-    return network
+    return diffusion.from_source or diffusion.noise_input != "value" or diffusion.process != "palette"
+
+
+def in_graph(diffusion, channels):
+    """`palette_ms.diffusion.cells.Preconditioned` for `palette_ms.unet.onnx.write`, its argument `around`.
+
+    Args:
+        diffusion: `palette_ms.config.DiffusionConfig`.
+        channels: of source and picture each.
+    """
+    if not needed(diffusion):
+        return None
+
+    def around(graph, answer, x, gamma):
+        def sqrt(value):
+            return graph.op("Sqrt", value)
+
+        told = 2000 / math.pi * graph.op("Acos", sqrt(gamma)) if diffusion.noise_input == "angle" else gamma
+        if not diffusion.from_source and diffusion.process == "palette":
+            return answer(x, told)
+        source, y_t = x.channels(0, channels), x.channels(channels, 2 * channels)
+        level = gamma.reshape(-1, 1, 1, 1)
+        distance = y_t - sqrt(level) * source
+        if diffusion.process == "palette":
+            seen = sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
+        else:
+            seen = source + scale(diffusion.process, level, sqrt) * distance
+        said, deep = answer(graph.concat((source, seen)), told)
+        return (source + SOURCE_STD * said if diffusion.from_source else said), deep
+
+    return around

@@ -1,21 +1,18 @@
 """Chains: from noise to a picture, call by call, conditioned on the source.
 
 A chain knows a denoiser, called as unet(source ‖ y_t, γ), and the numbers that a solver makes of its noise levels;
-nothing else. Without a source the denoiser sees y_t alone. A Cell is compiled with its chain into one graph, which
-serves every solver and number of steps; another function, such as `palette_ms.diffusion.tiles.TiledUNet`, is called
-step by step.
+nothing else. Without a source the denoiser sees y_t alone. It is a function of arrays, called step by step, or a Cell,
+which is compiled with its chain into one graph (`palette_ms.diffusion.cells`).
 """
 
-import functools
 import math
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Optional
 
 import numpy as np
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
 
+from palette_ms.diffusion.denoisers import is_cell
 from palette_ms.diffusion.preconditioning import check_prediction, y_0_coefficients
 from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates, resshift
@@ -31,7 +28,7 @@ _REPORTS = 20  # of progress, in a chain
 
 # Columns of a chain's table: what the network is told, ŷ₀ = a·y + b·output, the weights of the next y (6) and of base
 # (6), the ends of a learned variance, and the movement of ŷ₀ below which a picture is finished.
-_TIME, _A, _B, _NEXT, _BASE, _ENDS, _LIMIT = 0, 1, 2, 3, 9, 15, 17
+TIME, A, B, NEXT, BASE, ENDS, LIMIT = 0, 1, 2, 3, 9, 15, 17
 
 _KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str}
 
@@ -137,106 +134,88 @@ class NoiseStream:
         return np.tile(noise, (self.groups, 1, 1, 1))
 
 
-class Update(nn.Cell):
-    """What follows a network call, by a row of a `Sampler`'s table; a pure function of its inputs.
+class Chain:
+    """The loop over network calls around a denoiser that is a function of arrays: call by call. Of a Cell,
+    `palette_ms.diffusion.cells.CompiledChain` has the same attributes and methods.
 
     Args:
+        unet: the denoiser.
         clip: ŷ₀ is kept in [−1, 1].
         dynamic: ŷ₀ is thresholded dynamically instead, see `Sampling.dynamic_threshold`.
         learned: the network's second half of channels says where between the ends of its range the logarithm of the
             noise's variance lies, −1 lower and 1 upper (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
         stops: pictures whose ŷ₀ moves less than the table's limit are finished.
-    """
-
-    def __init__(self, clip, dynamic, learned, stops):
-        super().__init__()
-        self.clip = clip
-        self.dynamic = dynamic
-        self.learned = learned
-        self.stops = stops
-
-    def construct(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
-        """The next y, base, last, older and finished, see `palette_ms.diffusion.solvers`.
-
-        output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask and known
-        (y_0): see `Sampler.__call__`. rank (N, 1): place of the dynamic threshold among a picture's values.
-        """
-        row = ops.unbind(row)  # at once: indexing a Tensor takes long to compile
-        if self.learned:
-            output, place = ops.chunk(output, 2, 1)
-            place = (place + 1) / 2
-            noise = noise * ops.exp((1 - place) * row[_ENDS] + place * row[_ENDS + 1])
-        y_0 = self.bound(row[_A] * y + row[_B] * output, mask, rank)
-        following = (row[_NEXT] * y + row[_NEXT + 1] * base + row[_NEXT + 2] * y_0 + row[_NEXT + 3] * last
-                     + row[_NEXT + 4] * older + row[_NEXT + 5] * noise)
-        base = (row[_BASE] * y + row[_BASE + 1] * base + row[_BASE + 2] * y_0 + row[_BASE + 3] * last
-                + row[_BASE + 4] * older)
-        if self.stops:
-            squares = ops.sum(mask * (y_0 - last) ** 2, (1, 2, 3), True)
-            pixels = ops.maximum(ops.sum(mask * ops.ones_like(y_0), (1, 2, 3), True), ops.ones_like(finished))
-            still = ops.cast(squares < row[_LIMIT] * ops.abs(row[_LIMIT]) * pixels, y.dtype)
-            following = still * y_0 + (1 - still) * following
-            following = finished * y + (1 - finished) * following
-            finished = ops.maximum(finished, still)
-        return mask * following + (1 - mask) * known, base, y_0, last, finished
-
-    def bound(self, y_0, mask, rank):
-        """ŷ₀ clipped or thresholded."""
-        if self.dynamic:
-            sizes = ops.where(mask > 0, ops.abs(y_0), -ops.ones_like(y_0)).reshape((y_0.shape[0], -1))
-            largest = ops.gather_elements(ops.topk(sizes, sizes.shape[1])[0], 1, rank).reshape((-1, 1, 1, 1))
-            largest = ops.maximum(largest, ops.ones_like(largest))
-            return ops.minimum(ops.maximum(y_0, -largest), largest) / largest
-        return ops.clamp(y_0, -1, 1) if self.clip else y_0
-
-
-class Chain(nn.Cell):
-    """The loop over network calls.
-
-    Args:
-        unet: the denoiser: a Cell, compiled with the loop into one graph, or another function of Tensors.
-        clip, dynamic, learned, stops: see `Update`.
 
     Attributes:
         block: network calls a launch, at most.
     """
 
-    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
-        super().__init__()
-        self.unet = unet
-        self.update = _update(clip, dynamic, learned, stops)
-        self.stops = stops
-        self.block = 16 if isinstance(unet, nn.Cell) else 1
+    block = 1
 
-    def construct(self, y, base, last, older, finished, cond, mask, known, rank, noise, rows, count):
-        """`count` calls, at the rows of `rows`, with noise[i] for the i-th; the first five inputs, moved on."""
-        i = ops.zeros_like(count)
-        moving = ops.ones_like(count)
-        while i < count * moving:
-            row = rows[i]
-            x = y if cond is None else ops.concat((cond, y), 1)
-            output = self.unet(x, ops.broadcast_to(row[_TIME], (y.shape[0],)))
-            y, base, last, older, finished = self.update(output, y, base, last, older, finished, mask, known, rank,
-                                                         noise[i], row)
-            if self.stops:
-                moving = ops.cast(ops.sum(1 - finished) > 0, count.dtype)
-            i = i + 1
-        return y, base, last, older, finished
+    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
+        self.unet = unet
+        self.clip, self.dynamic, self.learned, self.stops = clip, dynamic, learned, stops
+
+    @staticmethod
+    def take(array):
+        """An array as `launch` takes it."""
+        return array
 
     def launch(self, state, cond, mask, known, rank, noise, rows, count):
-        """`construct` on arrays; of another function than a Cell, one call, after which a compiled `Update` comes."""
-        if isinstance(self.unet, nn.Cell):
-            return self(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
-        y = state[0]
-        x = y if cond is None else Tensor(np.concatenate((cond.asnumpy(), y.asnumpy()), 1))
-        output = self.unet(x, Tensor(np.full(len(y), rows[0, _TIME])))
-        return self.update(output, *state, mask, known, rank, Tensor(noise[0]), Tensor(rows[0]))
+        """One call, at the first of `rows`, with noise[0]; `state` moved on, see `update`."""
+        x = state[0] if cond is None else np.concatenate((cond, state[0]), 1)
+        output = self.unet(x, np.full(len(x), rows[0, TIME]))
+        return self.update(output, *state, mask, known, rank, noise[0], rows[0])
+
+    def step(self, y_t, cond, noise, row):
+        """y_{t−1} of y_t alone, without a mask."""
+        nothing = np.zeros_like(y_t)
+        x = y_t if cond is None else np.concatenate((cond, y_t), 1)
+        output = self.unet(x, np.full(len(x), row[TIME]))
+        return self.update(output, y_t, nothing, nothing, nothing, None, np.float32(1), nothing, None, noise, row)[0]
+
+    def update(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
+        """What follows a network call, by a row of a `Sampler`'s table; a pure function.
+
+        output: the network's answer to y. finished (N, 1, 1, 1): 1 for pictures that stay as they are. mask and known
+        (y_0): see `Sampler.__call__`. rank (N, 1): place of the dynamic threshold among a picture's values.
+
+        Returns: the next y, base, last, older and finished, see `palette_ms.diffusion.solvers`.
+        """
+        if self.learned:
+            output, place = np.split(output, 2, 1)
+            place = (place + 1) / 2
+            noise = noise * np.exp((1 - place) * row[ENDS] + place * row[ENDS + 1])
+        y_0 = self.bound(row[A] * y + row[B] * output, mask, rank)
+        parts = (y, base, y_0, last, older, noise)
+        following, base = (sum(weight * part for weight, part in zip(weights, parts) if weight)
+                           for weights in (row[NEXT:BASE], row[BASE:ENDS]))
+        if self.stops:
+            squares = np.sum(mask * (y_0 - last) ** 2, (1, 2, 3), keepdims=True)
+            pixels = np.maximum(np.sum(np.broadcast_to(mask, y_0.shape), (1, 2, 3), keepdims=True), 1)
+            still = (squares < row[LIMIT] * abs(row[LIMIT]) * pixels).astype(y.dtype)
+            following = still * y_0 + (1 - still) * following
+            following = finished * y + (1 - finished) * following
+            finished = np.maximum(finished, still)
+        return mask * following + (1 - mask) * known, base, y_0, last, finished
+
+    def bound(self, y_0, mask, rank):
+        """ŷ₀ clipped or thresholded."""
+        if self.dynamic:
+            sizes = np.where(mask > 0, abs(y_0), -1).reshape(len(y_0), -1)
+            largest = np.take_along_axis(-np.sort(-sizes), rank, 1).reshape(-1, 1, 1, 1)
+            largest = np.maximum(largest, 1)
+            return np.clip(y_0, -largest, largest) / largest
+        return np.clip(y_0, -1, 1) if self.clip else y_0
 
 
-@functools.cache
-def _update(clip, dynamic, learned, stops):
-    """All chains share it, since it is compiled apart for those around denoisers that live for one picture only."""
-    return Update(clip, dynamic, learned, stops)
+def _chain(unet, *how):
+    """The chain that suits a denoiser. Arguments as of `Chain`."""
+    if not is_cell(unet):
+        return Chain(unet, *how)
+    from palette_ms.diffusion.cells import CompiledChain
+
+    return CompiledChain(unet, *how)
 
 
 class Sampler:
@@ -265,14 +244,14 @@ class Sampler:
         self.share = dynamic_threshold
         self.first = alpha[0], sigma[0]
         self.noisy = [call.y @ NOISE != 0 for call in calls]
-        table = np.zeros((len(calls), _LIMIT + 1))
-        table[:, _TIME] = (gammas if times is None else times)[levels]
-        table[:, _A], table[:, _B] = y_0_coefficients(prediction, np.maximum(gammas, LEAST_GAMMA)[levels])
-        table[:, _NEXT:_BASE], table[:, _BASE:_ENDS] = [call.y for call in calls], [call.base for call in calls]
+        table = np.zeros((len(calls), LIMIT + 1))
+        table[:, TIME] = (gammas if times is None else times)[levels]
+        table[:, A], table[:, B] = y_0_coefficients(prediction, np.maximum(gammas, LEAST_GAMMA)[levels])
+        table[:, NEXT:BASE], table[:, BASE:ENDS] = [call.y for call in calls], [call.base for call in calls]
         if ends is not None:
-            table[:, _ENDS:_LIMIT] = ends.T[levels]
+            table[:, ENDS:LIMIT] = ends.T[levels]
         passed = np.diff(lambdas[levels], prepend=lambdas[0])  # e-folds of σ/α since the call before
-        table[:, _LIMIT] = np.where(gammas[levels] >= 0.5, tolerance * passed, -1)
+        table[:, LIMIT] = np.where(gammas[levels] >= 0.5, tolerance * passed, -1)
         self.table = table.astype(np.float32)
 
     def start(self, source, noise):
@@ -292,34 +271,35 @@ class Sampler:
             progress: called with the number of calls done since the last report.
             samples: of each picture in the batch, see `NoiseStream`; None: the batch is one picture's.
 
-        Returns: Tensor y_0 (N, 3, H, W), in about [−1, 1].
+        Returns: y_0 (N, 3, H, W), in about [−1, 1]: a Tensor where the denoiser is a Cell, else an array.
 
         Raises:
             ValueError: a mask without y_0.
         """
         if mask is not None and y_0 is None:
             raise ValueError("with a mask, y_0 must give the known pixels")
-        stream, y = NoiseStream(seed, y_T.shape, samples), Tensor(y_T)
-        cond = None if cond is None else Tensor(cond)
-        known = ops.zeros((1, 1, 1, 1), y.dtype) if y_0 is None else Tensor(y_0)
-        rank = Tensor(self._rank(mask, y.shape), mstype.int32)
-        mask = ops.ones((1, 1, 1, 1), y.dtype) if mask is None else Tensor(mask)
-        zeros = ops.zeros_like(y)
-        state = y, y, zeros, zeros, ops.zeros((y.shape[0], 1, 1, 1), y.dtype)
-        size = min(max(1, _BLOCK_BYTES // (4 * y.size)), self.chain.block)
+        stream, take = NoiseStream(seed, y_T.shape, samples), self.chain.take
+        y_T = np.asarray(y_T)
+        nothing = np.zeros((1, 1, 1, 1), y_T.dtype)
+        rank = self._rank(mask, y_T.shape)
+        y, zeros = take(y_T), take(np.zeros_like(y_T))
+        cond = None if cond is None else take(cond)
+        known, mask = take(nothing if y_0 is None else y_0), take(nothing + 1 if mask is None else mask)
+        state = y, y, zeros, zeros, take(np.zeros((len(y_T), 1, 1, 1), y_T.dtype))
+        size = min(max(1, _BLOCK_BYTES // (4 * y_T.size)), self.chain.block)
         block = min(size, -(-self.num_steps // _REPORTS)) if progress else size
         for done in range(0, self.num_steps, block):
             count = min(block, self.num_steps - done)
-            noise, rows = np.zeros((size, *y.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
+            noise, rows = np.zeros((size, *y_T.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
             rows[:count] = self.table[done:done + count]
             for i in range(count):
                 if self.noisy[done + i]:
                     noise[i] = stream.draw()
-            state = self.chain.launch(state, cond, mask, known, rank, noise, rows, count)
+            state = self.chain.launch(state, cond, mask, known, take(rank), noise, rows, count)
             if progress:
-                state[0].asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
+                np.asarray(state[0])  # MindSpore is asynchronous: without this the bar would run ahead of the work
                 progress(count)
-            if self.chain.stops and state[4].asnumpy().all():
+            if self.chain.stops and np.asarray(state[4]).all():
                 break
         return state[0]
 
@@ -328,41 +308,7 @@ class Sampler:
         hole = (np.full((shape[0], 1), np.prod(shape[1:])) if mask is None
                 else shape[1] * (np.asarray(mask) > 0).sum((2, 3)))
         last = np.maximum(hole - 1, 0)
-        return last - np.floor((self.share or 0) * last)
-
-
-class WholeChain(nn.Cell):
-    """A sampler's chain as one function of Tensors, its numbers within, to be exported.
-
-    Args:
-        sampler: `Sampler` around a Cell, without dynamic threshold.
-        has_source: whether its network takes one.
-
-    Attributes:
-        inputs: their names in order. y_T (N, 3, H, W), what the chain starts from; where the network takes a source,
-            cond (N, 3, H, W), mask (N, 1, H, W), 1 where pixels are to be made, and y_0 (N, 3, H, W), which holds the
-            others; where the sampler adds noise, noise (`num_steps`, N, 3, H, W), standard normal.
-
-    Output: y_0 (N, 3, H, W).
-    """
-
-    def __init__(self, sampler, has_source):
-        super().__init__()
-        self.chain = sampler.chain
-        self.table = Tensor(sampler.table)
-        self.num_steps = sampler.num_steps
-        self.has_source, self.is_noisy = has_source, any(sampler.noisy)
-        self.inputs = ["y_T", *["cond", "mask", "y_0"] * has_source, *["noise"] * self.is_noisy]
-
-    def construct(self, y_T, *rest):
-        zeros, nothing = ops.zeros_like(y_T), ops.zeros((1, 1, 1, 1), y_T.dtype)
-        cond, mask, known = None, ops.ones_like(nothing), nothing
-        if self.has_source:
-            cond, mask, known = rest[:3]
-        noise = rest[-1] if self.is_noisy else ops.zeros((self.num_steps, 1, 1, 1, 1), y_T.dtype)
-        finished = ops.zeros((y_T.shape[0], 1, 1, 1), y_T.dtype)
-        count = ops.zeros((), mstype.int32) + self.num_steps
-        return self.chain(y_T, y_T, zeros, zeros, finished, cond, mask, known, None, noise, self.table, count)[0]
+        return np.int32(last - np.floor((self.share or 0) * last))
 
 
 class DDPMSampler(Sampler):
@@ -386,7 +332,7 @@ class DDPMSampler(Sampler):
             raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
         learned = variance == "learned_range"
         gammas = np.cumprod(1 - np.asarray(betas, np.float64))[::-1]
-        super().__init__(Chain(unet, clip, learned=learned), gammas, ddpm(gammas, variance), prediction,
+        super().__init__(_chain(unet, clip, False, learned), gammas, ddpm(gammas, variance), prediction,
                          None if times is None else times[::-1], learned_ends(gammas) if learned else None)
 
     def step(self, y_t, cond, t, noise):
@@ -399,16 +345,12 @@ class DDPMSampler(Sampler):
 
         Returns: y_{t−1} (N, 3, H, W); at t = 0 the noise is not used.
         """
-        row, everywhere, nothing = Tensor(self.table[-1 - t]), ops.ones((1, 1, 1, 1)), ops.zeros_like(y_t)
-        x = y_t if cond is None else ops.concat((cond, y_t), 1)
-        output = self.chain.unet(x, ops.broadcast_to(row[_TIME], (y_t.shape[0],)))
-        return self.chain.update.construct(output, y_t, nothing, nothing, nothing, None, everywhere, nothing, None,
-                                           noise, row)[0]
+        return self.chain.step(y_t, cond, noise, self.table[-1 - t])
 
 
 def create_chain(unet, diffusion, sampling):
     """The loop that a sampler of `create_sampler` runs; `sampling`'s steps, sampler and spacing do not matter to it."""
-    return Chain(unet, diffusion.clip, sampling.dynamic_threshold is not None, diffusion.variance == "learned_range",
+    return _chain(unet, diffusion.clip, sampling.dynamic_threshold is not None, diffusion.variance == "learned_range",
                  sampling.tolerance > 0)
 
 

@@ -1,7 +1,8 @@
 """Pictures larger than a network can take at once: it is called tile by tile, at every step of a chain."""
 
 import numpy as np
-from mindspore import Tensor
+
+from palette_ms.diffusion.denoisers import on_arrays
 
 
 class TiledUNet:
@@ -12,9 +13,10 @@ class TiledUNet:
     in the output whatever the network predicts, so this blends the tiles' ŷ₀ as well, before any clipping: errors of
     two tiles cancel as far as they can. All tiles see the same y_t and share the noise that the sampler adds to it.
 
-    Tiles of one size serve pictures of every size, so the network is compiled once. In a direction in which the picture
-    is no larger than a tile, there is one tile of the picture's size. A tile without any pixel to make is left out; all
-    tiles of a pixel in the hole take part, so that the hole's pixels come out the same to the bit.
+    Tiles of one size serve pictures of every size, and so many as `together` says go through the network in one batch.
+    In a direction in which the picture is no larger than a tile, there is one tile of the picture's size. A tile
+    without any pixel to make is left out; all tiles of a pixel in the hole take part, so that the hole's pixels come
+    out the same to the bit.
 
     Args:
         unet: the network, called as unet(x (N, C, h, w), time (N,)).
@@ -24,17 +26,19 @@ class TiledUNet:
         tile: side of a tile in pixels, a multiple of `multiple`.
         overlap: the least overlap of neighbouring tiles in pixels, from 0 to tile − `multiple`; None: a quarter of
             the tile.
-        progress: called with 1 after each network call.
+        progress: called with the number of tiles that the network has answered for since the last report.
+        together: tiles of all pictures that make a batch.
 
     Attributes:
-        num_tiles: network calls for one answer.
+        num_tiles: network calls for one answer, were each tile one.
 
     Inputs: x (N, C, H, W), time (N,). Output: (N, C', H, W); 0 where no tile was needed.
     """
 
-    def __init__(self, unet, hole, multiple, tile, overlap=None, progress=None):
-        self.unet = unet
+    def __init__(self, unet, hole, multiple, tile, overlap=None, progress=None, together=1):
+        self.unet = on_arrays(unet)
         self.progress = progress
+        self.together = together
         height, width = hole.shape[1:]
         overlap = tile // 4 if overlap is None else overlap
         rows, columns = (_spans(side, tile, overlap, multiple) for side in (height, width))
@@ -48,19 +52,17 @@ class TiledUNet:
         self.tiles = [(place, (window / total[place]).astype(np.float32)) for place, window in zip(places, windows)]
 
     def __call__(self, x, time):
-        x = x.asnumpy()
-        outputs = [self._call(Tensor(np.ascontiguousarray(x[place])), time).asnumpy() for place, _ in self.tiles]
-        blended = np.zeros((*outputs[0].shape[:2], *x.shape[2:]), np.float32)
-        for output, (place, weight) in zip(outputs, self.tiles):
-            blended[place] += weight * output
-        return Tensor(blended)
-
-    def _call(self, x, time):
-        output = self.unet(x, time)
-        if self.progress:
-            output.asnumpy()  # execution is asynchronous: without this the bar would run ahead of the work
-            self.progress(1)
-        return output
+        blended = None
+        for i in range(0, len(self.tiles), self.together):
+            tiles = self.tiles[i:i + self.together]
+            answers = self.unet(np.concatenate([x[place] for place, _ in tiles]), np.tile(time, len(tiles)))
+            if blended is None:
+                blended = np.zeros((len(x), answers.shape[1], *x.shape[2:]), np.float32)
+            for (place, weight), answer in zip(tiles, np.split(answers, len(tiles))):
+                blended[place] += weight * answer
+            if self.progress:
+                self.progress(len(tiles))
+        return blended
 
 
 def _spans(side, tile, overlap, multiple):

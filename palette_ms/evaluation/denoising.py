@@ -5,7 +5,7 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from palette_ms.data.loader import TrainingBatches
-from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.cells import LabelledUNet
 from palette_ms.diffusion.preconditioning import y_0_coefficients
 from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
 from palette_ms.seeds import generator

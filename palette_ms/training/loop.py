@@ -22,10 +22,9 @@ from palette_ms.data.loader import TrainingBatches
 from palette_ms.data.readers import read_array
 from palette_ms.data.scan import find_ranges
 from palette_ms.data.sources import fingerprint
-from palette_ms.diffusion.denoisers import LabelledUNet
+from palette_ms.diffusion.cells import LabelledUNet, precondition
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.preconditioning import precondition
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
@@ -34,7 +33,8 @@ from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
-from palette_ms.unet.lora import adapt, merged
+from palette_ms.unet.lora import adapt
+from palette_ms.unet.lora_weights import merged
 
 MODEL_FILE = "model.safetensors"
 _LABELS = "label_embedding"  # of a network's parameters

@@ -1,6 +1,5 @@
 """Residual and attention blocks (Dhariwal & Nichol 2021, section 3)."""
 
-import numpy as np
 from mindspore import nn, ops
 
 from palette_ms.unet.layers import (
@@ -10,11 +9,11 @@ from palette_ms.unet.layers import (
     GroupNorm,
     Swish,
     Upsample,
-    block_edges,
     conv,
     merge_blocks,
     split_blocks,
 )
+from palette_ms.unet.plan import heads
 
 
 class ResidualBlock(nn.Cell):
@@ -83,12 +82,7 @@ class AttentionBlock(nn.Cell):
 
     def __init__(self, channels, num_heads=1, num_head_channels=None, norm_groups=32, blocks=None, block_size=None):
         super().__init__()
-        if num_head_channels:
-            num_heads = channels // num_head_channels
-        if num_heads < 1 or channels % num_heads or (num_head_channels and channels % num_head_channels):
-            wanted = f"heads of {num_head_channels} channels" if num_head_channels else f"{num_heads} heads"
-            raise ValueError(f"attention over {channels} channels cannot be divided into {wanted}")
-        self.num_heads = num_heads
+        self.num_heads = heads(channels, num_heads, num_head_channels)
         self.blocks = blocks
         self.block_size = block_size
         self.is_local = blocks is not None or block_size is not None
@@ -108,23 +102,3 @@ class AttentionBlock(nn.Cell):
         if self.is_local:
             y = merge_blocks(y, height, width, self.blocks, self.block_size)
         return x + self.proj(y)
-
-    def weights_shape(self, height, width):
-        """Shape of the matrix of attention weights for one map of that size: (blocks, heads, queries, keys).
-
-        It holds the padding too. Ascend's fused operator never makes it.
-        """
-        count, positions = block_shape(height, width, self.blocks, self.block_size)
-        return count, self.num_heads, positions, positions
-
-
-def block_shape(height, width, blocks, block_size):
-    """What attention is within, in a map of that size: (number of blocks, positions of each, with padding).
-
-    Args:
-        blocks, block_size: of `AttentionBlock`; where both are None, the map is the only block.
-    """
-    if blocks is None and block_size is None:
-        return 1, height * width
-    rows, columns = (np.diff(block_edges(side, blocks, block_size)) for side in (height, width))
-    return len(rows) * len(columns), int(rows.max() * columns.max())

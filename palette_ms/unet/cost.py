@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from palette_ms.unet.blocks import block_shape
-from palette_ms.unet.plan import plan
+from palette_ms.unet.plan import block_shape, heads, multiple, plan
 
 _FLOAT32 = 4
 
@@ -82,6 +81,29 @@ def activations(found, recomputed=0):
         kept += cost.passed if again else cost.kept
         work = max(work, cost.kept * (2 if again else 1))
     return kept, work
+
+
+def attention_bytes(model, height, width):
+    """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
+
+    They are float32 at the softmax in any precision. Ascend's fused operator never holds them.
+
+    Args:
+        model: `ModelConfig`.
+        height, width: of the picture, up to the next that the network divides.
+
+    Returns: int; 0 for a network without attention.
+    """
+    largest = 0
+    height, width = (-(-side // multiple(model)) * multiple(model) // model.patch_size for side in (height, width))
+    down, middle, _ = plan(model)
+    for step in (*down, *middle):
+        if step.attends:
+            count, positions = block_shape(height >> step.level, width >> step.level, model.attention_blocks,
+                                           model.attention_block_size)
+            own = count * heads(step.c_out, model.num_heads, model.num_head_channels) * positions**2
+            largest = max(largest, 4 * own)
+    return largest
 
 
 class _Counting:

@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, constexpr, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms import runtime
+from palette_ms.unet.plan import block_edges
 
 # Numbers that decide over dropout are whole and below this: the largest prime with a square below 2²⁴, so that products
 # are exact in float32.
@@ -195,20 +196,6 @@ class DotProductAttention(nn.Cell):
         if outside is not None:
             weights = weights - 1e30 * ops.cast(outside.reshape((n, 1, 1, length)), mstype.float32)  # exponential: 0
         return ops.matmul(v, ops.cast(self.softmax(weights), v.dtype).swapaxes(-1, -2))
-
-
-def block_edges(length, count, size):
-    """Where the blocks begin that an axis is cut into, and where the last one ends.
-
-    Args:
-        length: positions of the axis.
-        count: number of blocks, which differ by at most one position; a shorter axis is cut into single positions.
-        size: positions of a block, if not `count`; the last block has what is left.
-    """
-    if size:
-        return [*range(0, length, size), length]
-    count = min(count, length)
-    return [i * length // count for i in range(count + 1)]
 
 
 @constexpr

@@ -11,7 +11,6 @@ from palette_ms.unet.plan import plan
 # What can be adapted: the blocks, and their layers.
 TARGETS = {"attention": (AttentionBlock, ("qkv", "proj")),
            "residual": (ResidualBlock, ("conv1", "time", "conv2", "skip"))}
-_DOWN, _UP = ".lora_down", ".lora_up"
 
 
 class LowRank(nn.Cell):
@@ -68,22 +67,6 @@ def adapt(unet, rank, targets, rng):
                 if not isinstance(getattr(block, name), nn.Identity):
                     setattr(block, name, LowRank(getattr(block, name), rank, rng))
     return unet
-
-
-def merged(arrays):
-    """A network's arrays by name, as `adapt` left it, as those of the network without: W + BA."""
-    whole = {name: array for name, array in arrays.items() if not name.endswith((_DOWN, _UP))}
-    for name in arrays:
-        if name.endswith(_UP):
-            layer = name[:-len(_UP)]
-            weight = whole[f"{layer}.weight"]
-            whole[f"{layer}.weight"] = weight + (arrays[name] @ arrays[layer + _DOWN]).reshape(weight.shape)
-    return whole
-
-
-def is_adapted(arrays):
-    """Whether a network's arrays are as `adapt` leaves them."""
-    return any(name.endswith(_UP) for name in arrays)
 
 
 def count_parameters(model, rank, targets):

@@ -1,301 +1,394 @@
-"""The U-Net in ONNX Runtime, whose convolutions on a CPU are faster than MindSpore's (see benchmarks/README.md)."""
+"""The U-Net as an ONNX graph, written node by node from its plan: any batch, height and width.
 
-import glob
-import hashlib
-import os
-import re
-import shutil
-import stat
-import sys
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+It says what `palette_ms.unet.unet.UNet` says, whose lines it follows; the tests hold it to that Cell. The graph itself
+is some kilobytes: weights are named in it, and whoever runs it brings them (see `palette_ms.unet.runtimes`).
+"""
 
-import mindspore as ms
+import math
+
 import numpy as np
-from mindspore import Tensor, nn
-from tqdm import tqdm
+from onnx import TensorProto, helper, numpy_helper
 
-from palette_ms.errors import UserError
-from palette_ms.runtime import processors
-from palette_ms.unet.layers import use_device_kernels
+from palette_ms.unet.plan import heads, plan
 
-# Every size of pictures takes a file, and a session in memory, as large as the weights.
-MAX_FILES, MAX_SESSIONS = 8, 2
-_NAME_BYTES = 100  # of a checkpoint's name in those of its files: a file system takes 255 in all
-_SEAL = b"r\x4a\x0a\x06sha256\x12\x40"  # begins ModelProto.metadata_props {key: "sha256", value: 64 digits}
+OPSET = 17
+_IR_VERSION = 8  # the oldest that has this opset: runtimes of 2022 and later read it
+_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64,
+          np.dtype(np.int32): TensorProto.INT32}
 
 
-class _Once(nn.Cell):
-    """A Cell around another. MindSpore keeps the graph of a Cell and a size, and its ONNX exporter changes it: a second
-    export of both fails (2.10: "i: 5 out of range")."""
+class Value:
+    """A tensor of a `Graph`, to be written with as with an array."""
 
-    def __init__(self, cell):
-        super().__init__(auto_prefix=False)
-        self.cell = cell
+    def __init__(self, graph, name, dtype=np.float32):
+        self.graph, self.name, self.dtype = graph, name, dtype
 
-    def construct(self, *inputs):
-        return self.cell(*inputs)
+    def __add__(self, other):
+        return self.graph.op("Add", self, other)
+
+    def __sub__(self, other):
+        return self.graph.op("Sub", self, other)
+
+    def __mul__(self, other):
+        return self.graph.op("Mul", self, other)
+
+    def __truediv__(self, other):
+        return self.graph.op("Div", self, other)
+
+    def __radd__(self, other):
+        return self.graph.op("Add", other, self, dtype=self.dtype)
+
+    def __rsub__(self, other):
+        return self.graph.op("Sub", other, self, dtype=self.dtype)
+
+    def __rmul__(self, other):
+        return self.graph.op("Mul", other, self, dtype=self.dtype)
+
+    def __pow__(self, exponent):
+        return self.graph.op("Pow", self, exponent)
+
+    def reshape(self, *shape):
+        """As ONNX's Reshape: −1 is what is left, 0 the same axis of this one; or `side`s."""
+        if any(isinstance(side, Value) for side in shape):
+            sides = [side if isinstance(side, Value) else np.int64([side]) for side in shape]
+            return self.graph.op("Reshape", self, self.graph.op("Concat", *sides, axis=0, dtype=np.int64))
+        return self.graph.op("Reshape", self, np.int64(shape))
+
+    def transpose(self, *axes):
+        return self.graph.op("Transpose", self, perm=axes)
+
+    def channels(self, start, stop):
+        """Those from `start` on and before `stop`, of axis 1."""
+        return self.graph.op("Slice", self, *(np.int64([place]) for place in (start, stop, 1)))
+
+    def side(self, axis):
+        """The length of an axis, int64 (1,)."""
+        return self.graph.op("Slice", self.graph.op("Shape", self, dtype=np.int64),
+                             *(np.int64([place]) for place in (axis, axis + 1, 0)), dtype=np.int64)
 
 
-class NotExported(UserError):
-    """MindSpore cannot write a Cell as a file."""
+class Graph:
+    """What is written so far.
 
-
-class OnnxCell:
-    """The network of a Cell, or a part of it, called as the Cell is; a sampler calls it step by step.
-
-    It is exported once for every height and width, a picture at a time: MindSpore's exporter writes fixed sizes, and so
-    batches of any number share a file. Files are kept where no other user can put one (see `_folders`); of a checkpoint
-    the last `MAX_FILES`. Each ends in a checksum of itself and of what it was made from, which is looked at before it
-    is run: one that was damaged, or made from other weights, is made anew. The pictures of a batch are computed side by
-    side, the processors that this process may use divided among them.
-
-    Args:
-        cell: the Cell, for sampling (`set_train(False)`), float32. All its inputs and outputs begin with N.
-        checkpoint: path of the file that it was loaded from.
-        identity: a text that tells weights, config and part of the network from others.
-        trained, multiple: side of the training pictures, and what the network divides. Larger sizes are rounded up to
-            few, and what is added reflects the picture and is cut off again: to multiples of half the training size,
-            at most 64, from 1024 pixels on to an eighth of the next smaller power of two. An export takes seconds;
-            normalisations, whose statistics are of the whole map, move a little. None: sizes stay as they are.
-        required: False: sizes that cannot be exported are left to the Cell, and a line says so.
-
-    Inputs: Tensors, as the Cell's; those left out at the end may be None. Output: as the Cell's, float32.
-
-    Raises:
-        UserError: the network cannot be exported, or ONNX Runtime cannot run it, such as for want of memory.
+    Attributes:
+        weights: shapes of the weights that it takes, by the names of the Cell's parameters.
+        input_names: of its inputs, in order.
     """
 
-    def __init__(self, cell, checkpoint, identity, trained=None, multiple=1, required=True):
-        self.cell = cell
-        self.required = required
-        self.left_to_cell = set()  # shapes of inputs
-        self.trained, self.multiple = trained, multiple
-        self.checkpoint = checkpoint = Path(checkpoint)
-        self.identity = identity
-        self.stem = os.fsdecode(os.fsencode(checkpoint.stem)[:_NAME_BYTES])
-        self.digest = _digest(cell, identity)
-        self.name = f"{self.stem}.{self.digest[:16]}"
-        self.sessions = OrderedDict()
-        self._own = None
+    def __init__(self):
+        self.weights, self.input_names = {}, []
+        self._nodes, self._inputs, self._constants = [], [], {}
 
-    def part(self, cell, name):
-        """Another Cell of the same weights."""
-        return OnnxCell(cell, self.checkpoint, f"{self.identity} {name}", required=self.required)
+    def input(self, name, shape, dtype=np.float32):
+        """An input; axes that are free have a name in place of a number."""
+        self.input_names.append(name)
+        self._inputs.append(helper.make_tensor_value_info(name, _TYPES[np.dtype(dtype)], shape))
+        return Value(self, name, dtype)
 
-    def __call__(self, *tensors):
-        shapes = tuple(tensor.shape for tensor in tensors if tensor is not None)
-        if shapes not in self.left_to_cell:
-            try:
-                return self._run(tensors)
-            except NotExported as error:
-                if self.required:
-                    raise
-                tqdm.write(f"warning: {error}; MindSpore runs it in place of ONNX Runtime", file=sys.stderr)
-                self.left_to_cell.add(shapes)
-        return self.cell(*tensors)
+    def weight(self, name, *shape):
+        self.weights[name] = shape
+        return Value(self, name)
 
-    def _run(self, inputs):
-        inputs = [np.ascontiguousarray(tensor.asnumpy()) for tensor in inputs if tensor is not None]
-        batch, (height, width) = len(inputs[0]), inputs[0].shape[2:]
-        if self.trained:
-            added = (0, self._rounded(height) - height), (0, self._rounded(width) - width)
-            inputs = [np.pad(array, ((0, 0), (0, 0), *added), "symmetric") if array.ndim == 4 else array
-                      for array in inputs]
-        workers = min(batch, processors())
-        session = self._session(inputs, processors() // workers)
-        names = [node.name for node in session.get_inputs()]
-        pictures = [{name: array[i:i + 1] for name, array in zip(names, inputs)} for i in range(batch)]
-        try:
-            if workers == 1:
-                outputs = [session.run(None, picture) for picture in pictures]
-            else:
-                with ThreadPoolExecutor(workers) as pool:
-                    outputs = list(pool.map(lambda picture: session.run(None, picture), pictures))
-        except Exception as error:  # its kinds of error have no common base
-            raise _failed(error, inputs) from None
-        outputs = [np.concatenate(arrays) for arrays in zip(*outputs)]
-        if self.trained:
-            outputs = [np.ascontiguousarray(array[..., :height, :width]) for array in outputs]
-        outputs = [Tensor(array) for array in outputs]
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+    def op(self, kind, *inputs, dtype=None, outputs=1, **attributes):
+        """A node. Inputs that are numbers become constants of the others' type."""
+        first = next((one for one in inputs if isinstance(one, Value)), None)
+        dtype = dtype or (first.dtype if first else np.float32)
+        names = [one.name if isinstance(one, Value) else self._constant(one, dtype) for one in inputs]
+        made = [f"{kind}_{len(self._nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
+        self._nodes.append(helper.make_node(kind, names, made, **attributes))
+        values = [Value(self, name, dtype) for name in made]
+        return values[0] if outputs == 1 else values
 
-    def _rounded(self, side):
-        """The side at which a picture's is computed."""
-        if side <= self.trained:
-            return side
-        step = max(min(self.trained // 2, 64), 2 ** (side.bit_length() - 1) // 8)
-        step = -(-step // self.multiple) * self.multiple
-        return -(-side // step) * step
+    def _constant(self, value, dtype):
+        array = np.asarray(value, getattr(value, "dtype", dtype))
+        key = array.tobytes(), array.dtype.str, array.shape
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(array, f"constant_{len(self._constants)}")
+        return self._constants[key].name
 
-    def _session(self, inputs, threads):
-        """Of ONNX Runtime, for these inputs' size, that computes a picture by so many threads."""
-        key = *(array.shape[1:] for array in inputs), threads
-        if key not in self.sessions:
-            self.sessions[key] = self._open(inputs, threads)
-            if len(self.sessions) > MAX_SESSIONS:
-                self.sessions.popitem(last=False)
-        self.sessions.move_to_end(key)
-        return self.sessions[key]
+    def concat(self, values):
+        return self.op("Concat", *values, axis=1)
 
-    def _open(self, inputs, threads):
-        import onnxruntime
+    def model(self, outputs, weights="external"):
+        """The `onnx.ModelProto`.
 
-        onnxruntime.disable_telemetry_events()
-        onnxruntime.set_default_logger_severity(3)  # errors alone
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads  # left to itself, it counts and binds processors that are not ours
-        options.inter_op_num_threads = 1
-        path = self._file(inputs)
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its kinds of error have no common base
-            raise _failed(error, inputs) from None
-
-    def _file(self, inputs):
-        """The path of a file for these inputs' size, whole and of these weights: found, or made."""
-        height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)  # the picture's
-        for folder in self._folders():
-            path = folder / f"{self.name}.{height}x{width}.onnx"
-            try:
-                if not self._is_whole(path):
-                    self._export(path, inputs)
-                    self._forget(folder)
-            except OSError:
-                continue
-            with suppress(OSError):  # in a folder that this user only reads
-                path.touch()
-            return path
-        raise UserError("the network's ONNX file can be written in no folder, not even a temporary one; --runtime "
-                        "mindspore does without")
-
-    def _folders(self):
-        """Where files may lie: beside the checkpoint, in the user's cache folder, in the temporary one or, for this
-        process alone, a new one. Only folders of this user's that nobody else may write to, since a file says what is
-        computed, and others could put theirs there."""
-        beside = self.checkpoint.absolute().parent
-        if _is_mine(beside):
-            yield beside
-        user = os.getuid()
-        for base, name in ((os.environ.get("XDG_CACHE_HOME"), "palette_ms"),
-                           (os.path.expanduser("~/.cache"), "palette_ms"), (gettempdir(), f"palette_ms-{user}")):
-            if not base or not os.path.isabs(base):  # without a home, ~ stays as it is
-                continue
-            folder = Path(base) / name
-            with suppress(OSError):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if _is_mine(folder):
-                    yield folder
-        with suppress(OSError):
-            self._own = self._own or TemporaryDirectory(prefix="palette_ms-")
-            yield Path(self._own.name)
-
-    def _is_whole(self, path):
-        """Whether there is a file that ends in the checksum that it must have; of another one a line is said."""
-        if not path.exists():
-            return False
-        _, seal = self._sealed(path)
-        with open(path, "rb") as file:
-            file.seek(-min(len(seal), os.fstat(file.fileno()).st_size), os.SEEK_END)
-            whole = file.read() == seal
-        if not whole:
-            tqdm.write(f"made anew: {path} is damaged or of other weights", file=sys.stderr)
-        return whole
-
-    def _sealed(self, path):
-        """(bytes before the seal, the seal that a file must end in)."""
-        digest = hashlib.sha256(self.digest.encode())
-        length = left = max(0, path.stat().st_size - len(_SEAL) - 64)
-        with open(path, "rb") as file:
-            while block := file.read(min(left, 2**20)):
-                digest.update(block)
-                left -= len(block)
-        return length, _SEAL + digest.hexdigest().encode()
-
-    def _export(self, path, inputs):
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            # Opened first: a folder that cannot be written is told before the export, which takes seconds.
-            with open(part, "wb") as file, scratch_folder() as scratch:
-                tqdm.write(f"preparing the network for {path.stem.rpartition('.')[2]} pixels, once for each size",
-                           file=sys.stderr)
-                exported = Path(scratch) / "unet.onnx"
-                export(_Once(self.cell).set_train(False), [Tensor(array[:1]) for array in inputs], exported)
-                with open(exported, "rb") as source:
-                    shutil.copyfileobj(source, file)
-                file.write(bytes(len(_SEAL) + 64))  # the seal's place
-                file.flush()
-                length, seal = self._sealed(part)
-                file.seek(length)
-                file.write(seal)
-            part.replace(path)
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def _forget(self, folder):
-        """Remove all of this checkpoint's files but those used last, those of its earlier weights too."""
-        pattern = f"{glob.escape(self.stem)}.{'[0-9a-f]' * 16}.*x*.onnx"
-        files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-        for path in files[:-MAX_FILES]:
-            path.unlink(missing_ok=True)
+        Args:
+            outputs: {name: (`Value`, shape)}.
+            weights: how it has them. "external": as initializers whose values lie outside and are given to whoever
+                opens it; "inputs": as further inputs; or arrays by name, which are put into it.
+        """
+        ends = [helper.make_node("Identity", [value.name], [name]) for name, (value, _) in outputs.items()]
+        told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, (_, shape) in outputs.items()]
+        inputs, constants = list(self._inputs), list(self._constants.values())
+        if weights == "inputs":
+            inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                       for name, shape in self.weights.items()]
+        elif weights == "external":
+            constants += [_outside(name, shape) for name, shape in self.weights.items()]
+        else:
+            constants += [numpy_helper.from_array(np.ascontiguousarray(weights[name], np.float32), name)
+                          for name in self.weights]
+        graph = helper.make_graph(self._nodes + ends, "unet", inputs, told, constants)
+        return helper.make_model(graph, producer_name="palette_ms", ir_version=_IR_VERSION,
+                                 opset_imports=[helper.make_opsetid("", OPSET)])
 
 
-def _is_mine(folder):
-    """Whether a folder, no link to one, is this user's and nobody else may write to it."""
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+def _outside(name, shape):
+    """An initializer without its values."""
+    tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights")
+    tensor.external_data.add(key="offset", value="0")
+    tensor.external_data.add(key="length", value=str(4 * math.prod(shape)))
+    return tensor
 
 
-def _failed(error, inputs):
-    """The UserError for what ONNX Runtime says."""
-    height, width = max(array.shape[2:] for array in inputs if array.ndim == 4)
-    return UserError(f"ONNX Runtime cannot run the network for {width}×{height} pixels "
-                     f"({' '.join(str(error).split())[:200]}): smaller tiles take less memory (--tile, --max-memory), "
-                     "and --runtime mindspore does without it")
+def write(config, around=None, part=None):
+    """The graph of a network.
 
-
-def scratch_folder():
-    """A new temporary folder whose path MindSpore writes files to: it takes no spaces and few other characters."""
-    folders = [folder for folder in (gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
-               if re.fullmatch(r"[\w./-]+", folder, re.A) and os.access(folder, os.W_OK | os.X_OK)]
-    return TemporaryDirectory(dir=folders[0] if folders else None)
-
-
-def export(cell, inputs, path):
-    """Write a Cell as a file of another program.
+    Inputs: x (N, in_channels, H, W), gamma (N,), and label (N,), int32, where the network has classes; the part
+    "finest" takes deep (N, C, h, w) before them. Outputs: output (N, out_channels, H, W), of the part "whole" deep too.
 
     Args:
-        cell: for sampling (`set_train(False)`), float32.
-        inputs: Tensors of the sizes that the file is to take.
-        path: ends in .onnx or .mindir; without spaces.
+        config: `ModelConfig`.
+        around: what stands around the network, called as around(graph, answer, x, gamma), where
+            answer(x, told) → (output, deep); None: nothing.
+        part: None, "whole" or "finest", see `palette_ms.unet.unet.UNet.answer`.
+
+    Returns: (`Graph`, outputs as of `Graph.model`).
 
     Raises:
-        NotExported: MindSpore cannot export it.
+        ValueError: heads that do not divide the channels.
     """
-    kind = path.suffix[1:].upper()
-    use_device_kernels(cell, False)
-    try:
-        ms.export(cell, *inputs, file_name=str(path), file_format=kind)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise NotExported(f"MindSpore {ms.__version__} cannot export this network to {kind}: "
-                          f"{str(error).splitlines()[0]}") from None
-    finally:
-        use_device_kernels(cell, True)
+    graph = Graph()
+    deep = None
+    if part == "finest":
+        _, middle, up = plan(config)
+        deep = graph.input("deep", ("N", [*middle, *up][-_finest(config) - 2].c_out, "h", "w"))
+    x = graph.input("x", ("N", config.in_channels, "H", "W"))
+    gamma = graph.input("gamma", ("N",))
+    label = graph.input("label", ("N",), np.int32) if config.num_classes else None
+
+    def answer(x, told):
+        return _Network(graph, config).answer(x, told, label, deep)
+
+    output, deep = around(graph, answer, x, gamma) if around else answer(x, gamma)
+    outputs = {"output": (output, ("N", config.out_channels, "H", "W"))}
+    if part == "whole":
+        outputs["deep"] = deep, ("N", None, "h", "w")
+    return graph, outputs
 
 
-def _digest(cell, identity):
-    """Of the network, and the code and the MindSpore that make a graph of it: that of this folder, and where the Cells
-    in it are from, such as a preconditioning."""
-    digest = hashlib.sha256(f"{identity} {ms.__version__}".encode())
-    modules = {type(part).__module__ for _, part in cell.cells_and_names()}
-    sources = {Path(sys.modules[name].__file__) for name in modules}
-    for source in sorted(sources.union(Path(__file__).parent.glob("*.py"))):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+def _finest(config):
+    """How many steps of the way down stand at full size; one more of the way up."""
+    return sum(step.kind == "stage" and step.level == 0 for step in plan(config)[0])
+
+
+def shapes(config):
+    """Those of a network's weights, by the names of the Cell's parameters."""
+    return write(config)[0].weights
+
+
+class _Network:
+    """The network's blocks, as `palette_ms.unet.unet`, `blocks` and `layers` have them; names are those of the Cell's
+    parameters."""
+
+    def __init__(self, graph, config):
+        self.graph, self.config = graph, config
+        self.op = graph.op
+        self.time_channels = 4 * config.base_channels
+
+    def answer(self, x, told, label, deep):
+        config = self.config
+        down, middle, up = plan(config)
+        finest = _finest(config)
+        emb = self.swish(self.embedding(told, label))  # every block begins with it
+        patch = config.patch_size**2
+        h = self.conv("conv_in", self.to_patches(x), config.in_channels * patch, down[0].c_in)
+        skips = [h]
+        for i, step in enumerate(down[:finest]):
+            h = self.step(f"down.{i}", step, h, emb)
+            skips.append(h)
+        if deep is None:
+            deeper = []
+            for i, step in enumerate(down[finest:], finest):
+                h = self.step(f"down.{i}", step, h, emb)
+                deeper.append(h)
+            h = self.step("middle1", middle[0], h, emb)
+            h = self.residual("middle2", h, emb, middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
+            for i, step in enumerate(up[:len(up) - finest - 1]):
+                h = self.step(f"up.{i}", step, self.graph.concat((h, deeper.pop())), emb)
+            deep = h
+        h = deep
+        for i, step in enumerate(up[len(up) - finest - 1:], len(up) - finest - 1):
+            h = self.step(f"up.{i}", step, self.graph.concat((h, skips.pop())), emb)
+        channels = up[-1].c_out
+        h = self.swish(self.norm("norm_out", h, channels))
+        h = self.conv("conv_out", h, channels, config.out_channels * patch)
+        if patch > 1:
+            h = self.op("DepthToSpace", h, blocksize=config.patch_size, mode="CRD")
+        return h, deep
+
+    def embedding(self, told, label):
+        base, half = self.config.base_channels, self.config.base_channels // 2
+        frequencies = np.exp(-math.log(10000.0) * np.arange(half) / half).astype(np.float32)
+        angles = told.reshape(-1, 1) * frequencies[None]
+        emb = self.graph.concat((self.op("Cos", angles), self.op("Sin", angles)))
+        if base % 2:
+            emb = self.op("Pad", emb, np.int64([0, 0, 0, 1]))
+        emb = self.swish(self.dense("time_embedding.dense1", emb, base, self.time_channels))
+        emb = self.dense("time_embedding.dense2", emb, self.time_channels, self.time_channels)
+        if self.config.num_classes:
+            table = self.graph.weight("label_embedding", self.config.num_classes, self.time_channels)
+            emb = emb + self.op("Gather", table, label, axis=0)
+        return emb
+
+    def to_patches(self, x):
+        p = self.config.patch_size
+        if p == 1:
+            return x
+        # A channel at a time, since SpaceToDepth puts a patch's pixels before the channels.
+        patches = self.op("SpaceToDepth", x.reshape(-1, 1, 0, 0), blocksize=p)
+        return patches.reshape(-1, self.config.in_channels * p * p, 0, 0)
+
+    def step(self, name, step, h, emb):
+        if step.kind == "resampling":
+            return self.resampling(name, step, h, emb)
+        h = self.residual(f"{name}.residual", h, emb, step.c_in, step.c_out, dilation=step.dilation)
+        if step.attends:
+            h = self.attention(f"{name}.attention", h, step.c_out)
+        return self.resampling(f"{name}.resample", step, h, emb) if step.resample else h
+
+    def resampling(self, name, step, h, emb):
+        if self.config.resblock_updown:
+            return self.residual(name, h, emb, step.c_out, step.c_out, step.resample)
+        if step.resample == "up":
+            return self.conv(f"{name}.conv", self.resampled(h, "up"), step.c_out, step.c_out)
+        return self.conv(f"{name}.conv", h, step.c_out, step.c_out, stride=2)
+
+    def residual(self, name, x, emb, c_in, c_out, resample=None, dilation=1):
+        h = self.resampled(self.swish(self.norm(f"{name}.norm1", x, c_in)), resample)
+        h = self.conv(f"{name}.conv1", h, c_in, c_out, dilation=dilation)
+        conditions = 2 * c_out if self.config.scale_shift else c_out
+        emb = self.dense(f"{name}.time", emb, self.time_channels, conditions)
+        if self.config.scale_shift:
+            scale, shift = emb.channels(0, c_out), emb.channels(c_out, 2 * c_out)
+            h = self.norm(f"{name}.norm2", h, c_out, scale, shift)
+        else:
+            h = self.norm(f"{name}.norm2", h + emb.reshape(-1, c_out, 1, 1), c_out)
+        h = self.conv(f"{name}.conv2", self.swish(h), c_out, c_out, dilation=dilation)
+        x = self.resampled(x, resample)
+        return h + (x if c_in == c_out else self.conv(f"{name}.skip", x, c_in, c_out, kernel=1))
+
+    def attention(self, name, x, channels):
+        config = self.config
+        count = heads(channels, config.num_heads, config.num_head_channels)
+        qkv = self.conv(f"{name}.qkv", self.norm(f"{name}.norm", x, channels), channels, 3 * channels, kernel=1)
+        height, width = x.side(2), x.side(3)
+        if config.attention == "local":
+            blocks = _Blocks(self.graph, height, width, config)
+            qkv = self.op("Gather", qkv.reshape(0, 3 * channels, -1).transpose(0, 2, 1), blocks.shown, axis=1)
+            qkv = qkv.reshape(-1, blocks.positions, 3 * count, channels // count).transpose(0, 2, 3, 1)
+        else:
+            qkv = qkv.reshape(0, 3 * count, channels // count, -1)
+        q, k, v = self.op("Split", qkv, axis=1, outputs=3)
+        weights = self.op("MatMul", (q * (1 / math.sqrt(channels // count))).transpose(0, 1, 3, 2), k)
+        if config.attention == "local":
+            batch = self.op("Concat", x.side(0), np.int64([1, 1, 1]), axis=0, dtype=np.int64)
+            weights = weights - 1e30 * self.op("Tile", blocks.outside, batch)
+        y = self.op("MatMul", v, self.op("Softmax", weights, axis=-1).transpose(0, 1, 3, 2))
+        if config.attention == "local":
+            y = y.transpose(0, 3, 1, 2).reshape(-1, blocks.count * blocks.positions, channels)
+            y = self.op("Gather", y, blocks.found, axis=1).transpose(0, 2, 1)
+        y = y.reshape(-1, channels, height, width)
+        return x + self.conv(f"{name}.proj", y, channels, channels, kernel=1)
+
+    def norm(self, name, x, channels, scale=None, shift=None):
+        groups = math.gcd(self.config.norm_groups, channels)
+        weight = self.graph.weight(f"{name}.weight", channels).reshape(1, channels, 1, 1)
+        bias = self.graph.weight(f"{name}.bias", channels).reshape(1, channels, 1, 1)
+        if scale is not None:
+            gain = 1 + scale.reshape(-1, channels, 1, 1)
+            weight, bias = weight * gain, bias * gain + shift.reshape(-1, channels, 1, 1)
+        y = self.op("InstanceNormalization", x.reshape(0, groups, -1, 0), np.ones(groups, np.float32),
+                    np.zeros(groups, np.float32), epsilon=1e-5)
+        return y.reshape(0, channels, -1, 0) * weight + bias
+
+    def swish(self, x):
+        return x * self.op("Sigmoid", x)
+
+    def dense(self, name, x, c_in, c_out):
+        return self.op("Gemm", x, self.graph.weight(f"{name}.weight", c_out, c_in),
+                       self.graph.weight(f"{name}.bias", c_out), transB=1)
+
+    def conv(self, name, x, c_in, c_out, kernel=3, stride=1, dilation=1):
+        return self.op("Conv", x, self.graph.weight(f"{name}.weight", c_out, c_in, kernel, kernel),
+                       self.graph.weight(f"{name}.bias", c_out), kernel_shape=[kernel] * 2, strides=[stride] * 2,
+                       dilations=[dilation] * 2, pads=[dilation * (kernel // 2)] * 4)
+
+    def resampled(self, x, way):
+        if way == "up":
+            return self.op("Resize", x, Value(self.graph, ""), np.float32([1, 1, 2, 2]), mode="nearest",
+                           coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        return self.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]) if way == "down" else x
+
+
+class _Blocks:
+    """How maps are cut into blocks that are padded to the largest one's size, as `palette_ms.unet.layers` has it.
+
+    Attributes:
+        count, positions: number of blocks, and of the positions of each, int64 (1,).
+        shown: the position of the map that each of the blocks' shows, (count · positions,).
+        outside: 1 where a block's position is padding, else 0, float32 (count, 1, 1, positions).
+        found: where each position of the map is found among the blocks', (H · W,).
+    """
+
+    def __init__(self, graph, height, width, config):
+        rows, columns = (_Cut(graph, side, config.attention_blocks, config.attention_block_size)
+                         for side in (height, width))
+        self.count, self.positions = rows.count * columns.count, rows.block * columns.block
+
+        def over(row, column):
+            """Vectors of the rows' and the columns' blocks, ready to be combined."""
+            return (row.reshape(rows.count, 1, rows.block, 1), column.reshape(1, columns.count, 1, columns.block))
+
+        row, column = over(rows.shown, columns.shown)
+        self.shown = (row * width + column).reshape(-1)
+        self.outside = graph.op("Max", *over(rows.outside, columns.outside)).reshape(self.count, 1, 1, self.positions)
+        row = rows.index * columns.count * self.positions + rows.place * columns.block
+        self.found = (row.reshape(-1, 1) + (columns.index * self.positions + columns.place).reshape(1, -1)).reshape(-1)
+
+
+class _Cut:
+    """One axis of `_Blocks`.
+
+    Attributes:
+        count, block: number of blocks, and their size, int64 (1,).
+        shown, outside: as of `_Blocks`, (count, block).
+        index, place: of each position of the axis, the block that it is in, and where in that it is.
+    """
+
+    def __init__(self, graph, side, count, size):
+        op = graph.op
+
+        def up_to(length):
+            return op("Range", np.int64(0), op("Squeeze", length), np.int64(1), dtype=np.int64)
+
+        every = up_to(side)
+        if size:
+            self.count, self.block = (side + (size - 1)) / size, op("Min", side, np.int64([size]))
+            starts = up_to(self.count) * size
+            ends = op("Min", starts + size, side)
+            self.index = every / size
+            self.place = every - self.index * size
+        else:
+            self.count = op("Min", side, np.int64([count]))
+            self.block = (side + self.count - 1) / self.count
+            starts = up_to(self.count) * side / self.count
+            ends = (up_to(self.count) + 1) * side / self.count
+            self.index = ((every + 1) * self.count - 1) / side  # the last block that begins there or before
+            self.place = every - self.index * side / self.count
+        ends = ends.reshape(-1, 1)
+        positions = starts.reshape(-1, 1) + up_to(self.block).reshape(1, -1)
+        self.shown = op("Min", positions, ends - 1)
+        self.outside = op("Cast", op("GreaterOrEqual", positions, ends), to=TensorProto.FLOAT, dtype=np.float32)

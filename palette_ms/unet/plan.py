@@ -3,6 +3,10 @@ counted from them without building it."""
 
 from typing import NamedTuple, Optional
 
+import numpy as np
+
+from palette_ms.unet.config import ATTENTIONS
+
 
 class Step(NamedTuple):
     """One step of a path: a stage (residual block, attention where it stands, resampling where the level ends), or
@@ -67,3 +71,62 @@ def plan(model):
             ends_level = level != 0 and i == residual_blocks(level)
             up.append(stage(level, c_in, channels, i, "up" if ends_level else None))
     return down, middle, up
+
+
+def multiple(model):
+    """What height and width of a picture must be multiples of, for a network with a `ModelConfig`."""
+    return model.patch_size * 2 ** (len(model.channel_mults) - 1)
+
+
+def heads(channels, num_heads=1, num_head_channels=None):
+    """How many heads an attention over so many channels has, see `ModelConfig`.
+
+    Raises:
+        ValueError: the channels cannot be divided among them.
+    """
+    if num_head_channels:
+        num_heads = channels // num_head_channels
+    if num_heads < 1 or channels % num_heads or (num_head_channels and channels % num_head_channels):
+        wanted = f"heads of {num_head_channels} channels" if num_head_channels else f"{num_heads} heads"
+        raise ValueError(f"attention over {channels} channels cannot be divided into {wanted}")
+    return num_heads
+
+
+def check(model):
+    """Raises ValueError unless a network can be as a `ModelConfig` says: local attention is said in just one way,
+    blocks are for no other attention, and the heads divide the channels."""
+    ways = [way for way in (model.attention_blocks, model.attention_block_size) if way is not None]
+    is_local = model.attention == "local"
+    if model.attention not in ATTENTIONS or len(ways) != is_local or min(ways, default=1) < 1:
+        raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
+                         "attention_blocks or attention_block_size, at least 1")
+    down, middle, up = plan(model)
+    for step in (*down, *middle, *up):
+        if step.attends:
+            heads(step.c_out, model.num_heads, model.num_head_channels)
+
+
+def block_edges(length, count, size):
+    """Where the blocks begin that an axis is cut into, and where the last one ends.
+
+    Args:
+        length: positions of the axis.
+        count: number of blocks, which differ by at most one position; a shorter axis is cut into single positions.
+        size: positions of a block, if not `count`; the last block has what is left.
+    """
+    if size:
+        return [*range(0, length, size), length]
+    count = min(count, length)
+    return [i * length // count for i in range(count + 1)]
+
+
+def block_shape(height, width, blocks, block_size):
+    """What attention is within, in a map of that size: (number of blocks, positions of each, with padding).
+
+    Args:
+        blocks, block_size: of `AttentionBlock`; where both are None, the map is the only block.
+    """
+    if blocks is None and block_size is None:
+        return 1, height * width
+    rows, columns = (np.diff(block_edges(side, blocks, block_size)) for side in (height, width))
+    return len(rows) * len(columns), int(rows.max() * columns.max())

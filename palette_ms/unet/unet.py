@@ -1,17 +1,16 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
 import dataclasses
-import math
 
 from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Normal, initializer
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
-from palette_ms.unet.config import ATTENTIONS, ModelConfig
+from palette_ms.unet.config import ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.lora import LowRank
-from palette_ms.unet.plan import plan
+from palette_ms.unet.plan import check, multiple, plan
 
 
 class Stage(nn.Cell):
@@ -50,15 +49,11 @@ class UNet(nn.Cell):
     def __init__(self, config=None, **arguments):
         super().__init__()
         config = dataclasses.replace(config or ModelConfig(), **arguments)
-        ways = [way for way in (config.attention_blocks, config.attention_block_size) if way is not None]
-        is_local = config.attention == "local"
-        if config.attention not in ATTENTIONS or len(ways) != is_local or min(ways, default=1) < 1:
-            raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
-                             "attention_blocks or attention_block_size, at least 1")
+        check(config)
         self.out_channels = config.out_channels
         self.num_classes = config.num_classes
         self.patch_size = config.patch_size
-        self.multiple = config.patch_size * 2 ** (len(config.channel_mults) - 1)
+        self.multiple = multiple(config)
         time_channels = 4 * config.base_channels
 
         def residual(c_in, c_out, resample=None, dilation=1):
@@ -126,33 +121,9 @@ class UNet(nn.Cell):
                         block.recompute()
         return self
 
-    @property
-    def num_bytes(self):
-        """Of the weights."""
-        return sum(parameter.nbytes for parameter in self.get_parameters())
-
     def dropout_numbers(self, height, width):
         """How many random numbers a picture of that size takes in training; 0 without dropout."""
         return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
-
-    def attention_bytes(self, height, width):
-        """Bytes of the largest attention layer's weights for one picture: heads · queries · keys · 4, padding included.
-
-        They are float32 at the softmax in any precision. Ascend's fused operator never holds them.
-
-        Args:
-            height, width: of the picture, up to the next that `multiple` divides.
-
-        Returns: int; 0 for a network without attention.
-        """
-        largest = 0
-        height, width = (-(-side // self.multiple) * self.multiple // self.patch_size for side in (height, width))
-        for cell in (*self.down, self.middle1):
-            if not isinstance(cell, Stage):
-                height, width = height // 2, width // 2
-            elif isinstance(cell.attention, AttentionBlock):
-                largest = max(largest, 4 * math.prod(cell.attention.weights_shape(height, width)))
-        return largest
 
     def construct(self, x, gamma, label=None, dropout=None):
         return self.answer(x, gamma, label, dropout)[0]

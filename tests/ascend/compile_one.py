@@ -140,7 +140,8 @@ def _sample(config, sampling):
     from mindspore import nn, ops
 
     from palette_ms.checkpoint import build_unet
-    from palette_ms.diffusion.denoisers import FlippedUNet, GuidedUNet, LabelledUNet, ReusingUNet
+    from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet
+    from palette_ms.diffusion.denoisers import ReusingUNet, flipped, guided
     from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
     from palette_ms.diffusion.tiles import TiledUNet
     from palette_ms.unet.unet import DeepFeatures, FinestLevel
@@ -167,10 +168,11 @@ def _sample(config, sampling):
         denoiser = TiledUNet(unet, np.ones((1, side, side)), unet.multiple, tile)
     elif config.model.num_classes is not None:
         denoiser = LabelledUNet(unet, [0] * count * (1 + (sampling.guidance > 1)))
+    whole = isinstance(denoiser, nn.Cell)
     if sampling.guidance > 1:
-        denoiser = GuidedUNet(denoiser, sampling.guidance)
+        denoiser = (GuidedUNet if whole else guided)(denoiser, sampling.guidance)
     if sampling.flips > 1:
-        denoiser = FlippedUNet(denoiser, sampling.flips)
+        denoiser = (FlippedUNet if whole else flipped)(denoiser, sampling.flips)
     chain, inputs = create_chain(denoiser, config.diffusion, sampling), []
 
     def launch(state, cond, mask, known, rank, noise, rows, calls):
@@ -178,7 +180,6 @@ def _sample(config, sampling):
         chain.compile(*inputs[:-2], ms.Tensor(noise), ms.Tensor(rows), ms.Tensor(calls, ms.int32))
         return state
 
-    whole = isinstance(denoiser, nn.Cell)
     if whole:
         chain.launch = launch
     picture = np.zeros((count, 3, side, side), np.float32)

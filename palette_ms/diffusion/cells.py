@@ -1,0 +1,259 @@
+"""What MindSpore compiles of sampling and training around a network: preconditioning, labels, guidance, whole chains.
+
+The same as functions of arrays, for networks in other runtimes, are in `palette_ms.diffusion.preconditioning`,
+`denoisers` and `samplers`; the tests hold each to the other.
+"""
+
+import math
+
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from palette_ms.diffusion.preconditioning import SOURCE_STD, needed
+from palette_ms.diffusion.process import scale
+from palette_ms.diffusion.samplers import BASE, ENDS, LIMIT, NEXT, TIME, A, B
+
+
+class Preconditioned(nn.Cell):
+    """A network as the process calls it: told the noise as it is to be, its inputs and output scaled and shifted.
+
+    Args:
+        network: `palette_ms.unet.UNet`, or another with its `answer` and `out_channels`.
+        from_source: see `palette_ms.diffusion.preconditioning`; source and picture have `out_channels` channels each. A
+            new network says its source, and a short training need not learn first how far y_t can be trusted at each
+            noise level.
+        noise_input: what the network is told: "value", γ itself as in the paper, or "angle". The network's sinusoids
+            hardly tell γ = 0.01 from 0.05, where the gain 1/√γ on y_t that it has to apply differs by a factor of two;
+            the angle spreads these levels out.
+        process: "palette", "resshift" or "i2sb".
+
+    Inputs: as the network's; gamma (N,) is the noise level in (0, 1]. Output: as the network's.
+    """
+
+    def __init__(self, network, from_source=False, noise_input="value", process="palette"):
+        super().__init__()
+        self.network = network
+        self.channels = network.out_channels
+        self.from_source = from_source
+        self.tells_angle = noise_input == "angle"
+        self.process = process
+        self.sees_source = from_source or process != "palette"
+
+    def construct(self, x, gamma, label=None, dropout=None):
+        return self.answer(x, gamma, label, dropout)[0]
+
+    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+        """The output, and the network's deep features, see `palette_ms.unet.unet.UNet.answer`."""
+        told = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.tells_angle else gamma
+        if not self.sees_source:
+            return self.network.answer(x, told, label, dropout, deep)
+        source, y_t, level = x[:, :self.channels], x[:, self.channels:], gamma.reshape((-1, 1, 1, 1))
+        distance = y_t - ops.sqrt(level) * source
+        if self.process == "palette":
+            seen = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
+        else:
+            seen = source + scale(self.process, level, ops.sqrt) * distance
+        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep)
+        return source + SOURCE_STD * said if self.from_source else said, deep
+
+
+def precondition(network, diffusion):
+    """A network as a process calls it: the network itself where there is nothing to scale, shift or tell otherwise.
+
+    Args:
+        network: `palette_ms.unet.UNet`.
+        diffusion: `palette_ms.config.DiffusionConfig`.
+    """
+    if needed(diffusion):
+        return Preconditioned(network, diffusion.from_source, diffusion.noise_input, diffusion.process)
+    return network
+
+
+class LabelledUNet(nn.Cell):
+    """A network with its labels, classes or tasks, filled in.
+
+    Args:
+        unet: called as unet(x, time, label).
+        labels: (N,), whole numbers.
+    """
+
+    def __init__(self, unet, labels):
+        super().__init__()
+        self.unet = unet
+        self.labels = Tensor(labels, mstype.int32)
+
+    def construct(self, x, time):
+        return self.unet(x, time, self.labels)
+
+
+class GuidedUNet(nn.Cell):
+    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1).
+
+    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
+    sources are left out. A learned variance stays that with the source.
+
+    Args:
+        unet: the network, or a `LabelledUNet` for 2 N pictures.
+        weight: w ≥ 1; 1 is the answer with the source alone.
+        channels: of the noisy picture.
+    """
+
+    def __init__(self, unet, weight, channels=3):
+        super().__init__()
+        self.unet = unet
+        self.weight = weight
+        self.channels = channels
+
+    def construct(self, x, time):
+        source, y_t = x[:, :-self.channels], x[:, -self.channels:]
+        x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
+        given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
+        guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
+        return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
+
+
+class FlippedUNet(nn.Cell):
+    """The mean of what a network says of a picture and of its mirror images, turned back: Lim et al.'s geometric
+    self-ensemble (2017, arXiv 1707.02921, section 3.4) without the transposed images, which would be of another size.
+
+    A network was never told that a mirrored picture is to be restored alike, so its answers err differently.
+
+    Args:
+        unet: the network, or one of the Cells above.
+        count: 2: left to right; 4: upside down and both, too.
+    """
+
+    def __init__(self, unet, count):
+        super().__init__()
+        self.unet = unet
+        self.axes = ((3,), (2,), (2, 3))[:count - 1]
+
+    def construct(self, x, time):
+        total = self.unet(x, time)
+        for axes in self.axes:
+            total = total + ops.flip(self.unet(ops.flip(x, axes), time), axes)
+        return total / (1 + len(self.axes))
+
+
+class Update(nn.Cell):
+    """`palette_ms.diffusion.samplers.Chain.update`, of whose chain the arguments are."""
+
+    def __init__(self, clip, dynamic, learned, stops):
+        super().__init__()
+        self.clip = clip
+        self.dynamic = dynamic
+        self.learned = learned
+        self.stops = stops
+
+    def construct(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
+        row = ops.unbind(row)  # at once: indexing a Tensor takes long to compile
+        if self.learned:
+            output, place = ops.chunk(output, 2, 1)
+            place = (place + 1) / 2
+            noise = noise * ops.exp((1 - place) * row[ENDS] + place * row[ENDS + 1])
+        y_0 = self.bound(row[A] * y + row[B] * output, mask, rank)
+        following = (row[NEXT] * y + row[NEXT + 1] * base + row[NEXT + 2] * y_0 + row[NEXT + 3] * last
+                     + row[NEXT + 4] * older + row[NEXT + 5] * noise)
+        base = (row[BASE] * y + row[BASE + 1] * base + row[BASE + 2] * y_0 + row[BASE + 3] * last
+                + row[BASE + 4] * older)
+        if self.stops:
+            squares = ops.sum(mask * (y_0 - last) ** 2, (1, 2, 3), True)
+            pixels = ops.maximum(ops.sum(mask * ops.ones_like(y_0), (1, 2, 3), True), ops.ones_like(finished))
+            still = ops.cast(squares < row[LIMIT] * ops.abs(row[LIMIT]) * pixels, y.dtype)
+            following = still * y_0 + (1 - still) * following
+            following = finished * y + (1 - finished) * following
+            finished = ops.maximum(finished, still)
+        return mask * following + (1 - mask) * known, base, y_0, last, finished
+
+    def bound(self, y_0, mask, rank):
+        """ŷ₀ clipped or thresholded."""
+        if self.dynamic:
+            sizes = ops.where(mask > 0, ops.abs(y_0), -ops.ones_like(y_0)).reshape((y_0.shape[0], -1))
+            largest = ops.gather_elements(ops.topk(sizes, sizes.shape[1])[0], 1, rank).reshape((-1, 1, 1, 1))
+            largest = ops.maximum(largest, ops.ones_like(largest))
+            return ops.minimum(ops.maximum(y_0, -largest), largest) / largest
+        return ops.clamp(y_0, -1, 1) if self.clip else y_0
+
+
+class CompiledChain(nn.Cell):
+    """The loop over network calls, compiled with its denoiser into one graph that serves every solver and number of
+    steps; else as `palette_ms.diffusion.samplers.Chain`.
+
+    Args:
+        unet: the denoiser, a Cell.
+        clip, dynamic, learned, stops: see `palette_ms.diffusion.samplers.Chain`.
+    """
+
+    block = 16
+
+    def __init__(self, unet, clip=True, dynamic=False, learned=False, stops=False):
+        super().__init__()
+        self.unet = unet
+        self.update = Update(clip, dynamic, learned, stops)
+        self.stops = stops
+
+    def construct(self, y, base, last, older, finished, cond, mask, known, rank, noise, rows, count):
+        """`count` calls, at the rows of `rows`, with noise[i] for the i-th; the first five inputs, moved on."""
+        i = ops.zeros_like(count)
+        moving = ops.ones_like(count)
+        while i < count * moving:
+            row = rows[i]
+            x = y if cond is None else ops.concat((cond, y), 1)
+            output = self.unet(x, ops.broadcast_to(row[TIME], (y.shape[0],)))
+            y, base, last, older, finished = self.update(output, y, base, last, older, finished, mask, known, rank,
+                                                         noise[i], row)
+            if self.stops:
+                moving = ops.cast(ops.sum(1 - finished) > 0, count.dtype)
+            i = i + 1
+        return y, base, last, older, finished
+
+    @staticmethod
+    def take(array):
+        """An array as `launch` takes it."""
+        return Tensor(array)
+
+    def launch(self, state, cond, mask, known, rank, noise, rows, count):
+        """`construct` on what `take` made, and arrays."""
+        return self(*state, cond, mask, known, rank, Tensor(noise), Tensor(rows), Tensor(count, mstype.int32))
+
+    def step(self, y_t, cond, noise, row):
+        """y_{t−1} of y_t alone, without a mask."""
+        row, everywhere, nothing = Tensor(row), ops.ones((1, 1, 1, 1)), ops.zeros_like(y_t)
+        x = y_t if cond is None else ops.concat((cond, y_t), 1)
+        output = self.unet(x, ops.broadcast_to(row[TIME], (y_t.shape[0],)))
+        return self.update.construct(output, y_t, nothing, nothing, nothing, None, everywhere, nothing, None, noise,
+                                     row)[0]
+
+
+class WholeChain(nn.Cell):
+    """A sampler's chain as one function of Tensors, its numbers within, to be exported.
+
+    Args:
+        sampler: `Sampler` around a Cell, without dynamic threshold.
+        has_source: whether its network takes one.
+
+    Attributes:
+        inputs: their names in order. y_T (N, 3, H, W), what the chain starts from; where the network takes a source,
+            cond (N, 3, H, W), mask (N, 1, H, W), 1 where pixels are to be made, and y_0 (N, 3, H, W), which holds the
+            others; where the sampler adds noise, noise (`num_steps`, N, 3, H, W), standard normal.
+
+    Output: y_0 (N, 3, H, W).
+    """
+
+    def __init__(self, sampler, has_source):
+        super().__init__()
+        self.chain = sampler.chain
+        self.table = Tensor(sampler.table)
+        self.num_steps = sampler.num_steps
+        self.has_source, self.is_noisy = has_source, any(sampler.noisy)
+        self.inputs = ["y_T", *["cond", "mask", "y_0"] * has_source, *["noise"] * self.is_noisy]
+
+    def construct(self, y_T, *rest):
+        zeros, nothing = ops.zeros_like(y_T), ops.zeros((1, 1, 1, 1), y_T.dtype)
+        cond, mask, known = None, ops.ones_like(nothing), nothing
+        if self.has_source:
+            cond, mask, known = rest[:3]
+        noise = rest[-1] if self.is_noisy else ops.zeros((self.num_steps, 1, 1, 1, 1), y_T.dtype)
+        finished = ops.zeros((y_T.shape[0], 1, 1, 1), y_T.dtype)
+        count = ops.zeros((), mstype.int32) + self.num_steps
+        return self.chain(y_T, y_T, zeros, zeros, finished, cond, mask, known, None, noise, self.table, count)[0]
