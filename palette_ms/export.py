@@ -58,8 +58,10 @@ def main():
     if obstacle:
         raise UserError(f"{obstacle}; --format mindir does without")
     palette = Palette.load(args.ckpt, "CPU", "mindspore")
-    side, batch = palette.config.data.image_size, args.batch or 1
-    height, width = parse_size(args.size, palette.network.multiple) if args.size else (side, side)
+    side, batch, multiple = palette.config.data.image_size, args.batch or 1, palette.network.multiple
+    height, width = parse_size(args.size, multiple) if args.size else (side, side)
+    if suffix == ".onnx":  # all sizes are in the file, and a small one tells whether it is right
+        height, width, batch = 2 * multiple, 3 * multiple, 2
     if args.chain:
         cell = palette.chain(args.task, batch, args.sampler, args.steps)
         inputs = chain_inputs(cell, palette.config.data.channels, batch, height, width)
@@ -68,7 +70,7 @@ def main():
     how = functools.partial(write_onnx, palette) if suffix == ".onnx" else functools.partial(write_mindir, cell, inputs)
     write(how, cell, inputs, args.output)
     for name, array in inputs.items():
-        free = ("N", *array.shape[1:2], *("H", "W")[:array.ndim - 2]) if suffix == ".onnx" else array.shape
+        free = ("N", *array.shape[1:2], "H", "W")[:array.ndim] if suffix == ".onnx" else array.shape
         print(f"{name}: {array.dtype} ({', '.join(map(str, free))})")
     print(args.output)
 
