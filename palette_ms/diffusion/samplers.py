@@ -189,7 +189,7 @@ class Chain:
         y_0 = self.bound(row[A] * y + row[B] * output, mask, rank)
         parts = (y, base, y_0, last, older, noise)
         following, base = (sum(weight * part for weight, part in zip(weights, parts) if weight)
-                           for weights in (row[NEXT:BASE], row[BASE:ENDS]))
+                           for weights in (row[NEXT:BASE], row[BASE:ENDS - 1]))  # no noise in base
         if self.stops:
             squares = np.sum(mask * (y_0 - last) ** 2, (1, 2, 3), keepdims=True)
             pixels = np.maximum(np.sum(np.broadcast_to(mask, y_0.shape), (1, 2, 3), keepdims=True), 1)
