@@ -11,8 +11,9 @@ import palette_ms
 from palette_ms import errors, runtime
 from palette_ms.check_ascend import cann_and_mindspore, wanted_chips
 
-_NEEDED = ("mindspore", "numpy", "scipy", "pillow", "opencv-python-headless", "pyyaml", "safetensors", "tifffile",
+_NEEDED = ("numpy", "scipy", "pillow", "opencv-python-headless", "pyyaml", "safetensors", "tifffile",
            "tqdm")
+_MINDSPORE = "mindspore>=2.7,<2.11"
 # What each extra of the installation is for: package, extra, purpose.
 _EXTRAS = (("onnxruntime", "onnx", "faster pictures on a CPU"),
            ("openvino", "openvino", "faster pictures on a CPU"),
@@ -34,6 +35,11 @@ def main():
     found = {package: version(package) for package in _NEEDED}
     print(", ".join(f"{package} {number}" for package, number in found.items() if number))
     missing += [f"{package}: pip install {package}" for package, number in found.items() if not number]
+    mindspore = version("mindspore")
+    print(f"mindspore {mindspore}" if mindspore else "mindspore: not installed; training, cards and --runtime "
+                                                     f"mindspore need it: pip install '{_MINDSPORE}'")
+    if not mindspore and not (version("onnx") and (version("openvino") or version("onnxruntime"))):
+        missing.append(f"what computes: pip install '{_MINDSPORE}', or onnx openvino for restoring on a CPU alone")
     for package, extra, purpose in _EXTRAS:
         number = version(package)
         print(f"{package} {number}" if number else f"{package}: not installed; for {purpose}: pip install "
@@ -51,7 +57,7 @@ def main():
         missing += [f"Ascend: {problem.text}" for problem in problems]
     else:
         print("Ascend: neither driver (npu-smi) nor CANN is here: docs/ascend.md begins with a bare server")
-    if found["mindspore"]:
+    if mindspore:
         runtime.setup("auto")  # which says what it takes
     for line in missing:
         print(f"missing: {line}", file=sys.stderr)

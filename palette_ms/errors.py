@@ -93,6 +93,9 @@ def _told(error):
     if isinstance(error, MemoryError):
         return (f"error: memory is full ({error or 'it was asked for more than there is'}): smaller tiles, fewer "
                 "samples or a smaller batch take less"), MISTAKE
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "mindspore":
+        return ("error: this needs MindSpore, which is not installed: pip install 'mindspore>=2.7,<2.11' (restoring on "
+                "a CPU does without)"), MISTAKE
     return (f"this is a bug of palette_ms: {type(error).__name__}: {' '.join(str(error).split())[:300]}; --debug shows "
             "where"), BUG
 

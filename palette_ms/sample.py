@@ -82,7 +82,7 @@ def main():
     args = parser.parse_args()
 
     runtime.check_launcher()
-    one = args.output.suffix.lower() in ARRAY_SUFFIXES and not args.output.is_dir()
+    one = names_result(args.output)
     if args.output.exists() and not args.output.is_dir() and not one:
         raise UserError(f"--output {args.output} is a file; it must be a folder")
     for source in args.input or ():
@@ -195,6 +195,11 @@ def format_of(form, work, args):
         return {"format": "png"}
 
 
+def names_result(output):
+    """Whether `--output` is the name of one result rather than a folder."""
+    return output.suffix.lower() in ARRAY_SUFFIXES and not output.is_dir()
+
+
 def works(pictures, output, one, suffixes):
     """The `Work` of all pictures, (path, name) each. one: `output` is the result's name, not a folder."""
     names = result_names([Path(name) for _, name in pictures], suffixes)
@@ -267,7 +272,7 @@ def make(palette, work, args, make_one, files, how):
             problem = results.check(one.picture, paths[one], inputs)
             if problem:
                 problems[one] = UserError(problem)
-        if runtime.rank() == 0:
+        if runtime.rank() == 0 and not names_result(args.output):  # which may lie among anything
             results.tell_left_overs(work, [path for some in paths.values() for path in some], run,
                                     args.first_sample > 0)
         runtime.sum_over_ranks(0)  # none writes before all have looked

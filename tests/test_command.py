@@ -124,3 +124,13 @@ def test_the_doctor_says_what_is_there_and_what_is_missing(monkeypatch, capsys):
     told = capsys.readouterr()
     assert stop.value.code == 2 and told.err == "missing: scipy: pip install scipy\n"
     assert "palette_ms[onnx]" in told.out and "Ascend: no chip" in told.out
+
+    there = {*doctor._NEEDED, "openvino"}
+    monkeypatch.setattr(doctor, "version", lambda package: "1.0" if package in there else None)
+    for further, status in ((set(), 2), ({"onnx"}, 0)):
+        there |= further
+        with pytest.raises(SystemExit) as stop:
+            errors.run(doctor.main)
+        told = capsys.readouterr()
+        assert stop.value.code == status and "mindspore: not installed" in told.out
+        assert ("missing: what computes" in told.err) == (status == 2)

@@ -34,5 +34,7 @@ def test_an_error_of_our_own_is_one_line_and_debug_shows_where(monkeypatch, caps
     assert status == 1 and "Traceback" in said and "in fail" in said
     status, said = run_with(monkeypatch, capsys, UserError("no such file"))
     assert status == 2 and said == "error: no such file\n"
+    status, said = run_with(monkeypatch, capsys, ModuleNotFoundError("No module", name="mindspore.nn"))
+    assert status == 2 and "pip install 'mindspore" in said and said.count("\n") == 1
     status, said = run_with(monkeypatch, capsys, MemoryError())
     assert status == 2 and said.startswith("error: memory is full") and said.count("\n") == 1

@@ -297,7 +297,8 @@ def test_several_inputs_and_a_file_for_an_output(sample, tmp_path):
     assert sample("--input", "d", "e", "a.jpg", "a.jpg", "--output", "o")[:2] == (
         0, ["o/d/a.png", "o/e/a.png", "o/a.png"])
     assert sample("--input", "a.jpg", "--output", "p/result.png")[:2] == (0, ["p/result.png"])
-    assert sample("--input", "a.jpg", "--output", "p/result.webp", "--quality", 50)[:2] == (0, ["p/result.webp"])
+    status, made, told = sample("--input", "a.jpg", "--output", "p/result.webp", "--quality", 50)
+    assert (status, made) == (0, ["p/result.webp"]) and "left over" not in told  # the other one has a name of its own
     for wrong in (["p/result.bmp"], ["p/result.jpg", "--format", "png"], ["p/result.jpg", "--format", "same"]):
         assert sample("--input", "a.jpg", "--output", *wrong)[0] == 2
     write(tmp_path, "f/a.jpg", "f/b.bmp")
