@@ -17,6 +17,7 @@ _MINDSPORE = "mindspore>=2.7,<2.11"
 # What each extra of the installation is for: package, extra, purpose.
 _EXTRAS = (("onnxruntime", "onnx", "faster pictures on a CPU"),
            ("openvino", "openvino", "faster pictures on a CPU"),
+           ("gradio", "web", "a page in the browser to restore pictures in"),
            ("imagecodecs", "tiff", "TIFFs compressed by LZW, JPEG or Zstandard"),
            ("tensorboard", "tensorboard", "curves of a training"),
            ("huaweicloudsdkmodelarts", "modelarts", "submitting jobs to ModelArts"))
