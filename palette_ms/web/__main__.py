@@ -99,7 +99,11 @@ def app(page, args):
         served.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])
     served.add_middleware(Headers)
     system = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.mount_gradio_app(served, page.blocks(), "/", footer_links=[], show_error=True, ssr_mode=False,
+    blocks = page.blocks()
+    # Gradio takes what is not launched, as a page mounted like this, for one still being built, and then lets a browser
+    # name any file of the machine: that an upload is one it checks from here on.
+    blocks.has_launched = True
+    return gr.mount_gradio_app(served, blocks, "/", footer_links=[], show_error=True, ssr_mode=False,
                                run_history=False, mcp_server=False, enable_monitoring=False, css=CSS,
                                max_file_size=1_000_000 * args.max_mb, theme=gr.themes.Default(**_fonts(gr, system)))
 

@@ -44,7 +44,8 @@ CSS = """
 .beside { display: flex; flex-wrap: wrap; gap: 8px; justify-content: center; align-items: center }
 .beside img { max-width: calc(50% - 4px); max-height: 75vh; margin: 0 }
 .beside figcaption { width: 100% }
-figcaption { text-align: center; padding-top: 4px }
+.gallery-container, .grid-wrap { height: auto !important; min-height: 0 !important }
+figcaption { text-align: center; padding-top: 4px; overflow-wrap: anywhere }
 [role=status] progress { width: 100%; accent-color: #2563eb }
 .problem { color: #b91c1c; font-weight: 600 }
 .dark .problem { color: #fca5a5 }
@@ -88,9 +89,9 @@ class Order:
     asked: dict
 
     def caption(self):
-        asked = [f"{name} {value}" for name, value in self.asked.items() if not isinstance(value, np.ndarray)
-                 and value is not None]
-        return ", ".join([self.task.replace("_", " "), *map(str, asked), f"seed {self.seed}"])
+        asked = [f"{name} {Path(value).name if isinstance(value, str) else value}" for name, value in self.asked.items()
+                 if value is not None and not isinstance(value, np.ndarray)]
+        return ", ".join([self.task.replace("_", " "), *asked, f"seed {self.seed}"])
 
 
 class Page:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from palette_ms.data.forms import Photo
 from palette_ms.errors import UserError
 
+_NUMBERS = itertools.count()
 VIEW = 1024  # pixels of the longer side of what is shown; files are downloaded whole
 
 
@@ -106,10 +108,11 @@ def compare(before, after, caption):
     pictures = [f'<img src="{_data(image)}" alt="{word}">' for image, word in ((before, "before"), (after, "after"))]
     if abs(shapes[0] - shapes[1]) > 0.02 * max(shapes):
         return f'<figure class="beside">{"".join(pictures)}<figcaption>{caption}</figcaption></figure>'
+    number = next(_NUMBERS)  # a new slider begins in the middle again
     move = "this.parentElement.style.setProperty('--at', this.value + '%')"
     return (f'<figure class="compare"><div class="two" style="--at: 50%; aspect-ratio: {after.width}/{after.height}">'
-            f'{"".join(pictures)}<input type="range" min="0" max="100" value="50" oninput="{move}" '
-            f'aria-label="how much is shown as it was before"></div><figcaption>{caption}</figcaption></figure>')
+            f'{"".join(pictures)}<input type="range" id="slider-{number}" min="0" max="100" value="50" '
+            f'oninput="{move}" aria-label="how much is shown as it was before"></div><figcaption>{caption}</figcaption></figure>')
 
 
 def _data(image):
