@@ -45,6 +45,7 @@ CSS = """
 .beside img { max-width: calc(50% - 4px); max-height: 75vh; margin: 0 }
 .beside figcaption { width: 100% }
 .gallery-container, .grid-wrap { height: auto !important; min-height: 0 !important }
+.grid-container { grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)) !important }
 figcaption { text-align: center; padding-top: 4px; overflow-wrap: anywhere }
 [role=status] progress { width: 100%; accent-color: #2563eb }
 .problem { color: #b91c1c; font-weight: 600 }

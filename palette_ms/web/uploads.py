@@ -112,7 +112,8 @@ def compare(before, after, caption):
     move = "this.parentElement.style.setProperty('--at', this.value + '%')"
     return (f'<figure class="compare"><div class="two" style="--at: 50%; aspect-ratio: {after.width}/{after.height}">'
             f'{"".join(pictures)}<input type="range" id="slider-{number}" min="0" max="100" value="50" '
-            f'oninput="{move}" aria-label="how much is shown as it was before"></div><figcaption>{caption}</figcaption></figure>')
+            f'oninput="{move}" aria-label="how much is shown as it was before"></div>'
+            f'<figcaption>{caption}</figcaption></figure>')
 
 
 def _data(image):
