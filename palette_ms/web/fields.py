@@ -74,7 +74,7 @@ class MaskField:
             label="paint over what is to be made", elem_id="painter", image_mode="RGBA", sources=(), transforms=(),
             layers=gr.LayerOptions(allow_additional_layers=False), buttons=[], format="png", height=460,
             brush=gr.Brush(colors=[BRUSH], color_mode="fixed"), eraser=gr.Eraser())
-        file = gr.File(label="mask file", visible=False, elem_id="mask-file", height=110)
+        file = gr.File(label="mask file", visible=False, elem_id="mask-file", height=150)
         kind.change(lambda kind: (gr.update(visible=kind == PAINTED), gr.update(visible=kind == FILE)), kind,
                     [self.painter, file], show_progress="hidden", api_visibility="private")
         self.parts = [kind, self.painter, file]

@@ -29,7 +29,7 @@ POLL = 0.2  # seconds between looks at a job
 
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto }
-.compare .two { position: relative; max-height: 75vh; max-width: 100%; margin: auto; overflow: hidden }
+.compare .two { display: block; position: relative; max-height: 75vh; max-width: 100%; margin: auto; overflow: hidden }
 .compare img { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 }
 .compare img + img { clip-path: inset(0 0 0 var(--at)) }
 .compare .two::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); width: 2px;
@@ -292,7 +292,7 @@ class Page:
                     async for now in self.follow(session, job, f"{number + 1} of {len(paths)}, {path.name}: "):
                         yield {self.status: now}
                     if job.problem:
-                        problems.append(f"{path.name}: {job.problem}")
+                        problems.append(job.problem if path.name in job.problem else f"{path.name}: {job.problem}")
                         continue
                     for k, image in enumerate(job.result):
                         target = folder / (str(name) + f"_{k}" * (len(job.result) > 1))
@@ -325,7 +325,7 @@ class Page:
                     with gr.Tabs() as self.tabs:
                         with gr.Tab("One picture", id="one") as one:
                             self.picture = gr.File(label="picture: drop it here, or choose a file", elem_id="picture",
-                                                   file_types=[*SUFFIXES], height=110)
+                                                   file_types=[*SUFFIXES], height=150)
                         with gr.Tab("Several", id="several") as several:
                             pictures = gr.File(label="pictures: drop them here, or choose files", elem_id="pictures",
                                                file_types=[*SUFFIXES], file_count="multiple")

@@ -108,11 +108,11 @@ def compare(before, after, caption):
     pictures = [f'<img src="{_data(image)}" alt="{word}">' for image, word in ((before, "before"), (after, "after"))]
     if abs(shapes[0] - shapes[1]) > 0.02 * max(shapes):
         return f'<figure class="beside">{"".join(pictures)}<figcaption>{caption}</figcaption></figure>'
-    number = next(_NUMBERS)  # a new slider begins in the middle again
+    two = f"compare-{next(_NUMBERS)}"  # an element of a new name: Gradio would leave the slider where it was
     move = "this.parentElement.style.setProperty('--at', this.value + '%')"
-    return (f'<figure class="compare"><div class="two" style="--at: 50%; aspect-ratio: {after.width}/{after.height}">'
-            f'{"".join(pictures)}<input type="range" id="slider-{number}" min="0" max="100" value="50" '
-            f'oninput="{move}" aria-label="how much is shown as it was before"></div>'
+    return (f'<figure class="compare"><{two} class="two" style="--at: 50%; aspect-ratio: {after.width}/{after.height}">'
+            f'{"".join(pictures)}<input type="range" min="0" max="100" value="50" '
+            f'oninput="{move}" aria-label="how much is shown as it was before"></{two}>'
             f'<figcaption>{caption}</figcaption></figure>')
 
 
