@@ -14,6 +14,7 @@ BELOW = {
     "diffusion": {"unet"},
     "tasks": {"data", "diffusion"},
     "data": {"diffusion", "runtime", "unet"},
+    "priors": {"data", "diffusion", "runtime", "tasks"},
     "evaluation": {"data", "diffusion", "runtime", "tasks"},
     "text": {"data", "torch_weights"},
     "training": {"checkpoint", "config", "data", "diffusion", "runtime", "tasks", "unet"},

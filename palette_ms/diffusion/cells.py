@@ -147,11 +147,23 @@ class Update(nn.Cell):
 
     def construct(self, output, y, base, last, older, finished, mask, known, rank, noise, row):
         row = ops.unbind(row)  # at once: indexing a Tensor takes long to compile
+        y_0, scale = self.answer(output, y, mask, rank, row)
+        return self.move(y_0, scale, y, base, last, older, finished, mask, known, noise, row)
+
+    def answer(self, output, y, mask, rank, row):
+        """(ŷ₀, logarithm of what the noise is multiplied by) of a network's answer; arguments as of `construct`, the
+        row unbound. The logarithm is that of a learned variance's deviation, like ŷ₀, or else 0."""
+        scale = ops.zeros((1, 1, 1, 1), y.dtype)
         if self.learned:
             output, place = ops.chunk(output, 2, 1)
             place = (place + 1) / 2
-            noise = noise * ops.exp((1 - place) * row[ENDS] + place * row[ENDS + 1])
-        y_0 = self.bound(row[A] * y + row[B] * output, mask, rank)
+            scale = (1 - place) * row[ENDS] + place * row[ENDS + 1]
+        return self.bound(row[A] * y + row[B] * output, mask, rank), scale
+
+    def move(self, y_0, scale, y, base, last, older, finished, mask, known, noise, row):
+        """What `construct` gives, from what `answer` gave."""
+        if self.learned:
+            noise = noise * ops.exp(scale)
         following = (row[NEXT] * y + row[NEXT + 1] * base + row[NEXT + 2] * y_0 + row[NEXT + 3] * last
                      + row[NEXT + 4] * older + row[NEXT + 5] * noise)
         base = (row[BASE] * y + row[BASE + 1] * base + row[BASE + 2] * y_0 + row[BASE + 3] * last

@@ -232,6 +232,7 @@ class Sampler:
 
     Attributes:
         num_steps: network calls.
+        rates: (num_steps, 2), of signal and noise in what each call sees.
     """
 
     def __init__(self, chain, gammas, calls, prediction="eps", times=None, ends=None, dynamic_threshold=None,
@@ -242,7 +243,7 @@ class Sampler:
         self.chain = chain
         self.num_steps = len(calls)
         self.share = dynamic_threshold
-        self.first = alpha[0], sigma[0]
+        self.rates = np.stack((alpha, sigma), 1)[levels]
         self.noisy = [call.y @ NOISE != 0 for call in calls]
         table = np.zeros((len(calls), LIMIT + 1))
         table[:, TIME] = (gammas if times is None else times)[levels]
@@ -256,7 +257,7 @@ class Sampler:
 
     def start(self, source, noise):
         """What the chain starts from below T: the source with the noise of its first level, (N, 3, H, W) arrays."""
-        signal, deviation = self.first
+        signal, deviation = self.rates[0]
         return np.float32(signal) * source + np.float32(deviation) * noise
 
     def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None, samples=None):

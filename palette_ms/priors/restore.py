@@ -1,0 +1,278 @@
+"""A picture through a prior: what is given and how → chains → results.
+
+Pictures larger than the model was trained with are seen in overlapping windows, and before that the whole picture is
+made small: hierarchical guidance (Fei et al. 2023, section 3.4).
+"""
+
+import math
+from dataclasses import replace
+from numbers import Real
+
+import numpy as np
+from mindspore import Tensor
+
+from palette_ms.diffusion.cells import Update
+from palette_ms.diffusion.samplers import Sampler, create_sampler
+from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
+from palette_ms.errors import UserError
+from palette_ms.priors.chain import REFERENCE, Guidance, GuidedChain, Guiding, Windows, guide
+from palette_ms.priors.degradations import BlockMean, Composition, Degradation, Known
+from palette_ms.priors.losses import LOSSES
+from palette_ms.priors.methods import diffpir_calls
+from palette_ms.priors.restorations import METHODS, OPTIONS, STEPS, aligned, restoration
+from palette_ms.runtime import setup
+from palette_ms.seeds import generator
+from palette_ms.tasks.asks import read_mask
+from palette_ms.tasks.inpainting import Inpainting
+from palette_ms.tasks.task import Request
+
+_JPEG_BLOCK = 16
+_FACTOR = 0.7  # what f begins with, as in the reference numbers
+# Of the way from D(x̃₀) to y, what a step may go at most in one pixel, were all others still: with more, neighbouring
+# steps overshoot and the picture swings.
+_MOST_SHARE = 0.5
+
+
+class Enlarged(Degradation):
+    """Each pixel becomes a block of factor × factor: what a small picture of the whole is compared through."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def construct(self, x):
+        return x.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
+
+
+def guiding_of(task, steps, prior=None, guidance_scale=None, loss="mse", exposure=None, colour=None, guide_at="x0",
+               guide_by_variance=False, noise=None, zeta=None):
+    """`Guiding` of a task, from what a user says.
+
+    Args:
+        task: `palette_ms.priors.restorations.Restoration`.
+        steps: of the chain. gdp moves a picture by a share of what it is off at every step; in fewer steps each has to
+            go further: s is the task's times 1000/steps, but at most what goes `_MOST_SHARE` of the way.
+        prior: None: the task's.
+        guidance_scale: s itself, for 256 × 256; None: as above.
+        exposure, colour: weights λ of the quality losses; None: the task's.
+        guide_at, guide_by_variance: `at` and `variance` of `Guiding`.
+        noise: deviation of the noise, in 255ths.
+        zeta: None: 1 for dps, 0.3 for diffpir.
+
+    Raises:
+        UserError: something out of range.
+    """
+    prior = prior or task.prior
+    for name, value, choices in (("prior", prior, METHODS), ("loss", loss, LOSSES),
+                                 ("guide_at", guide_at, ("x0", "xt"))):
+        if value not in choices:
+            raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    numbers = {"guidance_scale": guidance_scale, "exposure": exposure, "colour": colour, "zeta": zeta}
+    for name, value in numbers.items():
+        if value is not None and not (isinstance(value, Real) and 0 <= value < math.inf):
+            raise UserError(f"{name} must be a number from 0 on, not {value!r}")
+    if task.blind and prior != "gdp":
+        raise UserError(f"{task.name} is for --prior gdp: {prior} needs a degradation that is known")
+    if task.prior == "ddnm" != prior:
+        raise UserError(f"{task.name} is for --prior ddnm: its degradation is a projection, and has no gradient")
+    if guidance_scale is None:
+        # d/dx of ‖(x − y)/2‖² / (3 · 256²) is (x − y) / (6 · 256²).
+        guidance_scale = min(task.scale * 1000 / steps, max(task.scale, _MOST_SHARE * 6 * REFERENCE**2))
+    weights = {**dict(task.quality), **{name: value for name, value in (("exposure", exposure), ("colour", colour))
+                                        if value is not None}}
+    scaled = tuple((name, weight * guidance_scale / task.scale) for name, weight in weights.items() if weight)
+    return Guiding(prior, float(guidance_scale), loss, scaled, guide_at, bool(guide_by_variance),
+                   (noise or 0) / 127.5, zeta if zeta is not None else 1.0 if prior == "dps" else 0.3)
+
+
+class PriorRestorer:
+    """Restores by an unconditional model.
+
+    Args:
+        chains: its `palette_ms.chains.Chains`, or what else has `build`, `network`, `multiple` and `config`.
+        form: of its pictures, see `palette_ms.data.forms`.
+    """
+
+    def __init__(self, chains, form):
+        self.chains, self.config, self.multiple, self.form = chains, chains.config, chains.multiple, form
+        self._compiled = {}
+        if chains.network:  # in another runtime; what is compiled here is MindSpore's all the same
+            setup("CPU", quiet=True)
+
+    def restore(self, image, task, sampling, numbers, seed=0, tile=None, overlap=None, hierarchical=True, progress=None,
+                **options):
+        """Results of a picture.
+
+        Args:
+            image: as of `palette_ms.pipeline.Palette.restore`, one picture.
+            task: name of a `Restoration`.
+            sampling: `Sampling`; without a sampler, ddpm, or diffpir's own.
+            numbers: of the samples, a range.
+            tile, overlap: side and overlap of the windows; None: the training size, and half of it.
+            hierarchical: whether a picture in windows is made small first.
+            options: what the task asks, and `OPTIONS` of `guiding_of`, by name.
+
+        Returns: list of results.
+
+        Raises:
+            UserError: what is asked does not fit.
+        """
+        task = restoration(task)
+        asked = task.checked({name: options.pop(name) for name in set(options) - OPTIONS})
+        if self.config.model.num_classes is not None:
+            raise UserError("a class-conditional model is no prior for pictures of any kind: an unconditional one is")
+        guiding = guiding_of(task, sampling.steps or STEPS, noise=asked.get("noise"), **options)
+        original = self.form.original(image)
+        picture = self.form.shown(original)
+        factor = task.factor(asked)
+        height, width = (side * factor for side in picture.shape[:2])
+        given = self._given(task, picture, asked)
+        hole = np.ones((1, height, width), np.float32)
+        if "mask" in asked:
+            hole = read_mask(Request(asked, self.config.data.image_size, self.form), height, width,
+                             generator(seed, "mask"))
+            if hole.min() >= 1 or hole.max() <= 0:
+                raise UserError("the mask leaves no pixel known" if hole.min() >= 1 else "the mask marks no pixel")
+        side, stride = self._windows(height, width, tile, overlap)
+        if side and guiding.prior == "dps":
+            raise UserError(f"dps goes through the network as a whole: {width}×{height} is too large for it, and "
+                            "--prior gdp, ddnm or diffpir work in windows")
+        made = self._make(task, guiding, asked, sampling, numbers, seed, given, hole, factor, side, stride,
+                          hierarchical, progress)
+        original = self.form.resized(original, height, width)
+        if not np.isfinite(made).all():
+            raise UserError("the chain made values that are not finite: a smaller --guidance-scale, or more steps")
+        put_back = None
+        if (hole < 1).any():
+            def put_back(result, picture):
+                return Inpainting().put_back(result, picture, hole, asked)
+        return [self.form.finish(np.clip(y, -1, 1), original, put_back, task.keeps_gray) for y in made]
+
+    def _given(self, task, picture, asked):
+        """The given pictures, float32 (C, h, w) each."""
+        exposures = [picture]
+        if asked.get("exposures") is not None:
+            further = asked["exposures"] if isinstance(asked["exposures"], (list, tuple)) else [asked["exposures"]]
+            further = [self.form.shown(self.form.original(one)) for one in further]
+            for one in further:
+                if one.shape != picture.shape:
+                    raise UserError(f"exposures must have one size: {one.shape[1]}×{one.shape[0]} and "
+                                    f"{picture.shape[1]}×{picture.shape[0]}")
+            exposures += aligned(further, picture)
+        return [self.form.to_float(one) for one in exposures]
+
+    def _windows(self, height, width, tile, overlap):
+        """(side, stride) of the windows, or (None, None): the picture at once."""
+        trained = self.config.data.image_size
+        if tile is not None and (tile < 1 or tile % self.multiple):
+            raise UserError(f"tile must be a multiple of {self.multiple} pixels, not {tile}")
+        side = tile or trained
+        if tile is None and max(height, width) <= trained * 1.25:
+            return None, None
+        overlap = side // 2 if overlap is None else overlap
+        if not 0 <= overlap < side:
+            raise UserError(f"overlap must be from 0 to {side - 1} pixels for tiles of {side}, not {overlap}")
+        return side, side - overlap
+
+    def _make(self, task, guiding, asked, sampling, numbers, seed, given, hole, factor, side, stride, hierarchical,
+              progress):
+        """float32 (samples, C, H, W), by one chain, or by two where the picture is made small first."""
+        height, width = hole.shape[1:]
+        shrink = math.ceil(max(height, width) / self.config.data.image_size) if side and hierarchical else 1
+        unit = math.lcm(self.multiple * shrink, factor, 1 if task.prior == "gdp" else _JPEG_BLOCK)
+        padded = [max(-(-length // unit) * unit, side or 0) for length in (height, width)]
+        padded = [-(-length // unit) * unit for length in padded]
+        given = np.stack([_pad(one, *(length // factor for length in padded)) for one in given])
+        known = 1 - np.ceil(_pad(hole, *padded))[None]
+        degradation = task.degradation(*padded, asked)
+        if "mask" in asked:
+            degradation = Known(known)
+            given = given * known
+        if task.gray:
+            given = degradation.degrade(given)
+        samples = len(numbers)
+        given = [np.repeat(one[None], samples, 0) for one in given]
+        calls = sampling.steps or STEPS
+        if progress is not None:
+            progress.reset(calls * (1 + (shrink > 1)))
+        update = None if progress is None else progress.update
+        if guiding.prior == "ddnm" and guiding.sigma and not degradation.gain:
+            raise UserError("ddnm takes noise into account for degradations of one singular value, which this is not: "
+                            "--prior diffpir or gdp do")
+        comparisons, guess = list(zip([degradation] * len(given), given)), None
+        exposures = len(given) * task.blind
+        channels = self.config.model.in_channels
+        if shrink > 1:
+            degraded = [(Composition(Enlarged(shrink), part), y) for part, y in comparisons]
+            small = self._chain((task.name, asked, "small"), guiding, sampling, degraded, exposures, None,
+                                (samples, channels, *(length // shrink for length in padded)), numbers, seed, None,
+                                update)
+            small = np.clip(small, -1, 1)
+            guess = np.repeat(np.repeat(small, shrink, 2), shrink, 3)
+            comparisons.append((BlockMean(shrink), small))
+        if guess is None and sampling.strength < 1:
+            guess = self._guess(comparisons, (samples, channels, *padded))
+        windows = Windows(*padded, side, stride) if side else None
+        made = self._chain((task.name, asked, "whole"), guiding, sampling, comparisons, exposures, windows,
+                           (samples, channels, *padded), numbers, seed + (shrink > 1), guess, update)
+        return made[:, :, :height, :width]
+
+    def _guess(self, comparisons, shape):
+        """What a chain below the full strength starts from: the picture of least size that fits what is given."""
+        degradation, y = comparisons[0]
+        return degradation.fit(Tensor(np.zeros(shape, np.float32)), Tensor(y)).asnumpy()
+
+    def _chain(self, key, guiding, sampling, comparisons, exposures, windows, shape, numbers, seed, guess, progress):
+        """One chain, float32 as `shape` (N, C, H, W).
+
+        Args:
+            key: (task, asked, which of its chains), what its graph hangs on besides the other arguments.
+            comparisons: (degradation, what is given) each.
+        """
+        degradations, given = zip(*comparisons)
+        task, asked, which = key
+        asked = tuple((name, value if isinstance(value, (int, float, str)) and name not in ("kernel", "mask") else None)
+                      for name, value in asked.items())
+        shapes = tuple(parameter.shape for part in degradations for parameter in part.get_parameters())
+        key = (task, asked, which, guiding, sampling.dynamic_threshold is None, exposures, shape, shapes, len(given),
+               windows and windows.side)
+        if key not in self._compiled:
+            diffusion = self.config.diffusion
+            update = Update(diffusion.clip, sampling.dynamic_threshold is not None,
+                            diffusion.variance == "learned_range", False)
+            guidance = Guidance(guiding, list(degradations), exposures, windows)
+            network = None if guiding.prior == "dps" else self.chains.network
+            self._compiled[key] = GuidedChain(network or self.chains.build(), update, guidance)
+        chain = self._compiled[key]
+        for ours, theirs in zip(chain.step.guidance.degradations, degradations):
+            for old, new in zip(ours.get_parameters(), theirs.get_parameters()):
+                old.set_data(new)
+        chain.given, chain.learned = tuple(Tensor(np.ascontiguousarray(y, np.float32)) for y in given), (None, None)
+        if exposures:
+            chain.learned = (Tensor(np.full((shape[0], 1, 1, 1), _FACTOR, np.float32)),
+                             Tensor(np.zeros((shape[0], 1, *given[0].shape[2:]), np.float32)))
+        sampler = guide(self._sampler(guiding, sampling), chain)
+        y_T = np.stack([generator(seed, "start", k).standard_normal(shape[1:], np.float32) for k in numbers])
+        if guess is not None and sampling.strength < 1:
+            y_T = sampler.start(guess, y_T)
+        return sampler(None, y_T, seed, progress=progress, samples=numbers).asnumpy()
+
+    def _sampler(self, guiding, sampling):
+        """The solver's numbers, without a chain; `diffpir` has a solver of its own where none is named."""
+        diffusion = self.config.diffusion
+        try:
+            if guiding.prior != "diffpir" or sampling.sampler:
+                return create_sampler(None, diffusion, replace(sampling, sampler=sampling.sampler or "ddpm"))
+            gammas = make_gamma_schedule(**vars(diffusion.test_schedule))
+            kept = place_steps(gammas[:max(1, round(sampling.strength * len(gammas)))], sampling.steps,
+                               sampling.spacing or "uniform")[::-1]
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return Sampler(None, gammas[kept], diffpir_calls(gammas[kept], guiding.zeta), diffusion.prediction,
+                       kept if diffusion.time_input == "t" else None)
+
+
+
+def _pad(array, height, width):
+    """(C, h, w) → larger at the bottom and at the right, by reflection."""
+    return np.pad(array, ((0, 0), (0, height - array.shape[1]), (0, width - array.shape[2])), "symmetric")
