@@ -18,6 +18,7 @@ from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.holes import fill
+from palette_ms.priors.restorations import STEPS
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
@@ -56,6 +57,7 @@ class Palette:
         self.path = self.sha256 = None
         self.forms = forms(config.data)
         self.chains = Chains(lambda: self.unet, config, searched or {})
+        self._prior = None
 
     @classmethod
     def load(cls, path, device="auto", runtime="auto", precision="auto"):
@@ -159,9 +161,9 @@ class Palette:
             detail: in place of steps, from 0, the most faithful result, to 1, one with as much detail as photos have,
                 for models that were tuned. None: 0; for several samples 1, since those of one call hardly differ.
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
-            options: what else the task takes, by the names of its `asks` (scale, extend, …); and spacing, eta,
-                dynamic_threshold, strength, tolerance, guidance, reuse, flips: see
-                `palette_ms.diffusion.samplers.Sampling`.
+            options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
+                task takes, by the names of its `asks` (scale, extend, …); and spacing, eta, dynamic_threshold,
+                strength, tolerance, guidance, reuse, flips: see `palette_ms.diffusion.samplers.Sampling`.
 
         Returns: list of `num_samples` results as the target's form makes them, PIL images of a model of photos, of the
             size that the task makes of the picture's; for a list of pictures, a list of such lists.
@@ -170,10 +172,12 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task, pictures of several sizes.
         """
+        if self.makes_pictures:
+            options.update(detail=detail, mask=mask)
+            return self._restore_by_prior(image, task, sampler, steps, range(first_sample, first_sample + num_samples),
+                                          seed, tile=tile, overlap=overlap, progress=progress, **options)
         place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
-        if not task.has_source:
-            raise UserError("this model makes pictures from nothing and restores none: use generate")
         _check_counts(num_samples, seed, first_sample)
         tiled = tile is not None
         if task.usage and not tiled:
@@ -219,6 +223,27 @@ class Palette:
                 put_back = functools.partial(task.put_back, hole=softened[0][k], asked=asked[k])
             results[k].append(target.finish(y, originals[k], put_back, task.keeps_gray))
         return results if several else results[0]
+
+    def _restore_by_prior(self, image, task, sampler, steps, numbers, seed, detail=None, **options):
+        """`restore` of a model that makes pictures from nothing, by guidance: see `palette_ms.priors.restore`."""
+        _check_counts(len(numbers), seed, numbers.start)
+        if detail is not None:
+            raise UserError("detail is for models that were trained to restore")
+        chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
+        if any(chosen.get(name) not in (None, off) for name, off in (("guidance", 1), ("reuse", 1), ("flips", 1),
+                                                                     ("tolerance", 0))):
+            raise UserError("guidance, reuse, flips and tolerance are for models that were trained to restore; how "
+                            "strongly a picture guides is guidance_scale")
+        if self._prior is None:
+            from palette_ms.priors.restore import PriorRestorer
+
+            self._prior = PriorRestorer(self.chains, self.forms[1])
+        # The solver is chosen there, since one method has its own.
+        sampling = self.sampling(self.config.tasks[0], sampler or "ddpm", steps or STEPS, **chosen)
+        sampling = dataclasses.replace(sampling, sampler=sampler)
+        images = image if isinstance(image, (list, tuple)) else [image]
+        results = [self._prior.restore(one, task, sampling, numbers, seed, **options) for one in images]
+        return results if images is image else results[0]
 
     def _forms(self, task):
         """Of a task's sources and targets: what it makes of a target is of the target's form."""

@@ -21,6 +21,7 @@ from palette_ms.data.results import RECORD, Results, Work, digest
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
+from palette_ms.priors.restorations import METHODS, OPTIONS, RESTORATIONS, STEPS, restoration, restoration_asks
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
@@ -45,6 +46,7 @@ def main():
     for ask, takers in known_asks().items():
         parser.add_argument(f"--{ask.name.replace('_', '-')}", dest=ask.name, type=ask.parse, metavar=ask.metavar,
                             help=f"for {', '.join(takers)}: {ask.help} ({ask.range()})".replace("%", "%%"))
+    add_prior(parser)
     parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: what the checkpoint says is best)")
     parser.add_argument("--steps", type=int, help="network calls a picture (default: what the checkpoint says; the "
                                                   "paper's chain is --sampler ddpm --steps 1000)")
@@ -105,7 +107,9 @@ def main():
               "train it longer", file=sys.stderr)
     if palette.makes_pictures:
         if args.input:
-            raise UserError("this model makes pictures from nothing: leave --input out")
+            return restore_by_prior(palette, args, one)
+        if args.task not in (None, *palette.tasks):
+            raise UserError(f"{args.task} by a model that makes pictures from nothing needs a picture, as --input")
         if args.tile is not None or args.overlap is not None:
             raise UserError("--tile and --overlap are for models that restore pictures")
         if runtime.rank() > 0:
@@ -127,6 +131,59 @@ def main():
     masks = [value for ask in known_asks() for value in [getattr(args, ask.name)] if isinstance(value, str)]
     pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
     restore(palette, works(pictures, args.output, one, palette.forms[0].suffixes), args)
+
+
+def add_prior(parser):
+    """The options of models that make pictures from nothing, and so restore by guidance."""
+    add = parser.add_argument_group("for models that make pictures from nothing",
+                                    f"which restore without having been trained to: --task {', '.join(RESTORATIONS)}"
+                                    ).add_argument
+    known = {ask.name for ask in known_asks()}
+    for ask, takers in restoration_asks().items():
+        if ask.name not in known:
+            add(f"--{ask.name.replace('_', '-')}", dest=ask.name, type=ask.parse, metavar=ask.metavar,
+                help=f"for {', '.join(takers)}: {ask.help} ({ask.range()})")
+    add("--prior", choices=METHODS, help="the method (default: gdp; of JPEG, ddnm)")
+    add("--guidance-scale", type=float, metavar="S", help="for gdp: weight of the given picture, for 256 × 256")
+    add("--loss", help="for gdp: what compares, mse (default) or mae")
+    add("--exposure-weight", dest="exposure", type=float, metavar="W", help="for gdp: of the exposure-control loss")
+    add("--colour-weight", dest="colour", type=float, metavar="W", help="for gdp: of the colour-constancy loss")
+    add("--guide-at", help="for gdp: take the gradient at x0 (default) or xt")
+    add("--guide-by-variance", action="store_true", default=None, help="for gdp: times the step's variance")
+    add("--zeta", type=float, help="for dps the step (default: 1), for diffpir the share of fresh noise (0.3)")
+    add("--flat", dest="hierarchical", action="store_false", help="make no small picture of a large one first")
+
+
+def restore_by_prior(palette, args, one):
+    """Pictures by a model that was not trained to restore: see `palette_ms.priors.restore`."""
+    task = restoration(args.task)
+    asks = {ask.name: ask for ask in (*known_asks(), *restoration_asks())}
+    given = {name: value for name in asks for value in [getattr(args, name)] if value is not None}
+    task.checked(given)
+    options = {name: value for name in OPTIONS for value in [getattr(args, name)] if value is not None}
+    options.update(spacing=args.spacing, eta=args.eta, dynamic_threshold=args.dynamic_threshold, strength=args.strength,
+                   tolerance=args.tolerance, guidance=args.guidance, reuse=args.reuse, flips=args.flips or 1,
+                   detail=args.detail, sampler=args.sampler, steps=args.steps, tile=args.tile, overlap=args.overlap,
+                   hierarchical=args.hierarchical)
+    print(f"{task.name} by prior {args.prior or task.prior}: this model was not trained to restore, and makes what "
+          f"fits the picture in {args.steps or STEPS} steps", file=sys.stderr)
+    masks = [value for value in given.values() if isinstance(value, str)]
+    pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
+    work = works(pictures, args.output, one, palette.forms[0].suffixes)
+    choices = {name: asks[name].for_each(value) for name, value in given.items()}
+
+    def make_one(work):
+        with tqdm(desc=work.picture.name, unit="call", disable=None, leave=False) as bar:
+            return palette.restore(work.picture, task.name, num_samples=args.num_samples, seed=args.seed, progress=bar,
+                                   first_sample=args.first_sample, **options,
+                                   **{name: choose(work.path) for name, choose in choices.items()})
+
+    def files(work):
+        chosen = [choose(work.path) for choose in choices.values()]
+        values = [value for choice in chosen for value in (choice if isinstance(choice, tuple) else (choice,))]
+        return [Path(value) for value in values if isinstance(value, (str, Path)) and Path(value).is_file()]
+
+    make(palette, work, args, make_one, files, {"task": task.name, "asked": given, **options})
 
 
 def sampling(args, palette, task):

@@ -1,0 +1,297 @@
+"""Restoring by a prior: the released code's numbers, closed forms, other libraries."""
+
+import json
+
+import cv2
+import mindspore as ms
+import numpy as np
+import pytest
+from golden import DATA, load_arrays, relative_error
+from mindspore import Tensor
+
+from palette_ms import Palette
+from palette_ms.checkpoint import save_checkpoint
+from palette_ms.data.images import LUMA
+from palette_ms.diffusion.cells import Update
+from palette_ms.diffusion.samplers import Sampler, Sampling, create_sampler
+from palette_ms.diffusion.solvers import ddpm
+from palette_ms.errors import UserError
+from palette_ms.priors.chain import REFERENCE, Guidance, GuidedChain, Guiding, Windows, guide
+from palette_ms.priors.degradations import Bicubic, BlockMean, Blur, Composition, Gray, Known, Whole
+from palette_ms.priors.jpeg import Jpeg
+from palette_ms.priors.losses import colour_constancy, exposure, smoothness
+from palette_ms.priors.methods import diffpir_calls
+from palette_ms.priors.restorations import aligned
+from palette_ms.priors.restore import Enlarged, PriorRestorer
+from palette_ms.tasks.deblurring import motion_kernel
+from palette_ms.tasks.jpeg_restoration import jpeg
+from palette_ms.tasks.super_resolution import bicubic
+from palette_ms.torch_weights.conversion import convert
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return load_arrays("gdp.npz")
+
+
+@pytest.fixture(scope="module")
+def adm(arrays, tmp_path_factory):
+    """guided-diffusion's unconditional network, converted and loaded."""
+    folder = tmp_path_factory.mktemp("converted")
+    (folder / "adm.json").write_text(str(arrays["config"]))
+    converted = convert(DATA / "adm_unet.pth", "adm", folder / "adm.json")
+    save_checkpoint(folder / "adm.safetensors", converted.config, weights=converted.weights)
+    return Palette.load(folder / "adm.safetensors", "cpu", runtime="mindspore")
+
+
+# Against the released code
+
+
+class FixedNoise:
+    def __init__(self, noise):
+        self.noises = iter(noise[1:])
+
+    def draw(self):
+        return next(self.noises)
+
+
+@pytest.fixture
+def restored(adm, arrays, monkeypatch):
+    """Runs a case of the reference numbers; returns its picture and chain."""
+    def run(name, guidance, given, learned=(None, None)):
+        monkeypatch.setattr("palette_ms.diffusion.samplers.NoiseStream", lambda *_: FixedNoise(arrays[f"{name}_noise"]))
+        diffusion = adm.config.diffusion
+        sampling = Sampling("ddpm", len(json.loads(str(arrays["timesteps"]))))
+        guided = GuidedChain(adm.unet, Update(diffusion.clip, False, True, False), guidance)
+        guided.given, guided.learned = tuple(map(Tensor, given)), learned
+        sampler = guide(create_sampler(None, diffusion, sampling), guided)
+        return sampler(None, arrays[f"{name}_noise"][0]), guided
+    return run
+
+
+@pytest.mark.parametrize("name", ["sr4", "inpaint", "color", "blur"])
+def test_known_degradations_give_the_released_codes_numbers(name, arrays, restored):
+    given, pixels = arrays[f"{name}_given"], (REFERENCE / 32) ** 2
+    degradation, given, scale, quality = {
+        "sr4": lambda: (BlockMean(4), given[:, :, ::given.shape[2] // 8, ::given.shape[3] // 8], 2000, ()),
+        "inpaint": lambda: (Known(arrays["inpaint_known"]), given * arrays["inpaint_known"], 4000, ()),
+        "color": lambda: (Gray([1 / 3] * 3), given[:, :1], 6000, (("colour", 500 * pixels),)),
+        "blur": lambda: (Blur(arrays["blur_kernel"], valid=True), given, 6000, ()),
+    }[name]()
+    guidance = Guidance(Guiding(scale=scale * pixels, quality=quality), [degradation])
+    picture, _ = restored(name, guidance, [given])
+    assert relative_error(picture, arrays[name]) < 1e-3
+
+
+@pytest.mark.parametrize("name, times", [("lowlight", 2), ("hdr", 1)])
+def test_blind_degradations_in_patches_give_the_released_codes_numbers(name, times, arrays, restored):
+    given, pixels = arrays[f"{name}_given"], (REFERENCE / 16) ** 2
+    guiding = Guiding(scale=2000 * times * pixels, mask_rate=pixels)
+    guidance = Guidance(guiding, [Whole() for _ in given], len(given), Windows(24, 32, 16, 8))
+    learned = Tensor(arrays[f"{name}_factor0"].reshape(1, 1, 1, 1)), Tensor(arrays[f"{name}_mask0"][None, None])
+    picture, chain = restored(name, guidance, given, learned)
+    assert relative_error(picture, arrays[name]) < 1e-3
+    assert relative_error(chain.learned[0], arrays[f"{name}_factor"].reshape(1, 1, 1, 1)) < 1e-3
+    assert relative_error(chain.learned[1], arrays[f"{name}_mask"][None, None]) < 1e-3
+
+
+def test_losses_give_the_released_codes_numbers(arrays):
+    picture = Tensor(arrays["loss_picture"])
+    assert abs(float(exposure(picture)[0]) - arrays["loss_exposure"]) < 1e-6
+    assert abs(float(colour_constancy(picture)[0]) - arrays["loss_colour"]) < 1e-6
+    assert abs(float(smoothness(Tensor(arrays["loss_mask"][None, None]))[0]) - arrays["loss_smoothness"]) < 1e-6
+
+
+# Degradations
+
+KERNEL = motion_kernel(4, 0.5)
+
+
+@pytest.fixture
+def eager(graph_mode):
+    """Operators are compiled within chains elsewhere; here each of many would be compiled alone."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def degradations(rng):
+    known = (rng.random((1, 1, 12, 16)) > 0.4).astype(np.float32)
+    return [Whole(), BlockMean(4), Bicubic(2, 12, 16), Blur(KERNEL), Blur(KERNEL, valid=True), Known(known), Gray(),
+            Composition(Blur(KERNEL), BlockMean(2), Gray()), Composition(Enlarged(2), Gray())]
+
+
+def test_degradations_are_those_of_other_libraries_and_of_the_tasks(eager):
+    x = np.random.default_rng(0).standard_normal((3, 12, 16)).astype(np.float32) / 4
+    expected = {
+        BlockMean(4): np.stack([cv2.resize(channel, (4, 3), interpolation=cv2.INTER_AREA) for channel in x]),
+        Bicubic(2, 12, 16): bicubic(x, 6, 8),
+        Blur(KERNEL): np.stack([cv2.filter2D(channel, -1, KERNEL, borderType=cv2.BORDER_REFLECT_101) for channel in x]),
+        Gray(): np.tensordot(LUMA, x, 1)[None],
+    }
+    for degradation, y in expected.items():
+        assert np.abs(degradation.degrade(x[None])[0] - y).max() < 1e-6
+
+
+def matrix(degradation, shape):
+    """A linear degradation of a picture (C, h, w) as (values of y, values of x)."""
+    basis = np.eye(int(np.prod(shape)), dtype=np.float32).reshape(-1, *shape)
+    return degradation.degrade(basis).reshape(len(basis), -1).T.astype(np.float64)
+
+
+def test_adjoints_and_fits_are_those_of_the_matrices(eager):
+    rng = np.random.default_rng(1)
+    for degradation in degradations(rng):
+        shape = (3, 6, 8) if isinstance(degradation, Composition) and isinstance(degradation.parts[0], Enlarged) else \
+            (3, 12, 16)
+        a, x = matrix(degradation, shape), rng.standard_normal((1, *shape)).astype(np.float32)
+        like = degradation.degrade(x)
+        y = rng.standard_normal(like.shape).astype(np.float32)
+        adjoint = degradation.adjoint(Tensor(y), Tensor(x)).asnumpy()
+        assert np.abs(adjoint.ravel() - a.T @ y.ravel()).max() < 1e-5
+        if degradation.gain:  # all singular values are that one, or 0
+            values = np.linalg.svd(a, compute_uv=False)
+            assert np.abs(values[values > 1e-6] - degradation.gain).max() < 1e-5
+        damping = 0.0 if degradation.gain else 0.3
+        fitted = degradation.fit(Tensor(x), Tensor(y), damping).asnumpy().ravel()
+        inverse = np.linalg.pinv(a) if degradation.gain else a.T @ np.linalg.inv(a @ a.T + damping * np.eye(len(a)))
+        assert np.abs(fitted - x.ravel() - inverse @ (y.ravel() - a @ x.ravel())).max() < 1e-3
+
+
+def test_jpeg_is_about_the_encoders_and_is_fitted_by_projection(eager):
+    rng = np.random.default_rng(6)
+    gray, colours = (cv2.GaussianBlur(rng.standard_normal((48, 64, c)).astype(np.float32), (0, 0), sigma)
+                     for c, sigma in ((1, 2), (3, 6)))
+    x = (2 * gray[..., None] + colours * 3).transpose(2, 0, 1)
+    x *= 0.9 / np.abs(x).max()
+    for quality in (5, 30):
+        degradation = Jpeg(quality)
+        y = degradation.degrade(x[None])
+        theirs = jpeg(x, quality)
+        # About a grey level: the encoder takes and gives whole ones.
+        assert np.abs(np.tensordot(LUMA, y[0] - theirs, 1)).mean() < 1 / 127.5
+        assert np.abs(y[0] - theirs).mean() < 0.5 * np.abs(theirs - x).mean()  # the encoder interpolates the chroma
+        blurred = cv2.blur(x.transpose(1, 2, 0), (5, 5)).transpose(2, 0, 1)[None]
+        fitted = degradation.fit(Tensor(blurred), Tensor(y)).asnumpy()
+        assert np.abs(degradation.degrade(fitted) - y).mean() < 0.5 * np.abs(degradation.degrade(blurred) - y).mean()
+
+
+def test_windows_sewn_together_are_the_picture(eager):
+    x = np.random.default_rng(2).standard_normal((2, 3, 20, 28)).astype(np.float32)
+    windows = Windows(20, 28, 12, 8)
+    cut = windows.cut(Tensor(x))
+    assert np.array_equal(cut.asnumpy()[-1], x[1, :, 8:, 16:])
+    assert np.abs(windows.sew(cut).asnumpy() - x).max() < 1e-6
+
+
+def test_exposures_are_brought_to_lie_over_each_other():
+    rng = np.random.default_rng(3)
+    scene = cv2.GaussianBlur(rng.random((160, 200, 3)).astype(np.float32), (0, 0), 3)
+    scene = np.uint8(255 * (scene - scene.min()) / np.ptp(scene))
+    still, moved = scene[10:140, 10:180], np.uint8(scene[15:145, 4:174] * 0.5)
+    back, = aligned([moved], still)
+    inside = np.s_[10:-10, 10:-10]
+    assert np.abs(back[inside] - still[inside] * 0.5).mean() < 1.5 < np.abs(moved - still * 0.5)[inside].mean() / 4
+
+
+# Against the posterior in closed form: independent pixels N(0.2, 0.25), some of them given with noise
+
+MEAN, VARIANCE, SIGMA = 0.2, 0.25, 0.3
+GAMMAS = np.cumprod(1 - np.linspace(1e-3, 0.15, 80))[::-1]
+
+
+def white_denoiser(y_t, gamma):
+    g = gamma.reshape(-1, 1, 1, 1)
+    gain = np.sqrt(g) * VARIANCE / (g * VARIANCE + 1 - g)
+    return MEAN + gain * (y_t - np.sqrt(g) * MEAN)
+
+
+def pixels(guiding, y):
+    """What is made of the given and of the other pixels of pictures (64, 1, 8, 8)."""
+    known = np.zeros((1, 1, 8, 8), np.float32)
+    known[..., ::2] = 1
+    calls = diffpir_calls(GAMMAS, 0.3) if guiding.prior == "diffpir" else ddpm(GAMMAS)
+    chain = GuidedChain(white_denoiser, Update(False, False, False, False), Guidance(guiding, [Known(known)]))
+    chain.given = (Tensor(np.full((64, 1, 8, 8), y, np.float32) * known),)
+    sampler = guide(Sampler(None, GAMMAS, calls, "x0"), chain)
+    made = sampler(None, np.random.default_rng(4).standard_normal((64, 1, 8, 8), np.float32)).asnumpy()
+    return made[..., ::2], made[..., 1::2]
+
+
+def test_what_is_not_given_stays_as_the_prior_has_it_and_the_rest_goes_to_the_posterior():
+    y = 1.0
+    precision = 1 / VARIANCE + 1 / SIGMA**2
+    mean = (MEAN / VARIANCE + y / SIGMA**2) / precision
+    for guiding in (Guiding("ddnm", sigma=SIGMA), Guiding("diffpir", sigma=SIGMA, strength=1.0)):
+        given, others = pixels(guiding, y)
+        assert abs(others.mean() - MEAN) < 0.06 and 0.7 < others.var() / VARIANCE < 1.15
+        # Neither is the posterior itself (docs/priors.md), but both pass the prior's mean by far, and not y.
+        assert abs(given.mean() - mean) < 0.35 * (y - MEAN) and given.var() < 0.7 * VARIANCE
+
+
+# The command's and restore's answers
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(5).integers(0, 255, (32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("task, options, message", [
+    (None, {}, "name a task, one of super_resolution"),
+    ("uncropping", {}, "not uncropping"),
+    ("deblurring", {}, "needs blur or kernel"),
+    ("deblurring", {"kernel": np.ones((4, 4))}, "odd side, not 4×4"),
+    ("deblurring", {"kernel": np.zeros((3, 3))}, "sum above 0"),
+    ("inpainting", {}, "needs mask"),
+    ("inpainting", {"mask": np.full((32, 32), 255, np.uint8)}, "no pixel known"),
+    ("inpainting", {"mask": np.full((16, 32), 255, np.uint8)}, "must be the same"),
+    ("hdr", {"exposures": [np.zeros((16, 32, 3), np.uint8)]}, "exposures must have one size"),
+    ("low_light", {"prior": "ddnm"}, "needs a degradation that is known"),
+    ("denoising", {"prior": "best"}, "prior must be one of gdp"),
+    ("denoising", {"guidance_scale": -1}, "guidance_scale must be a number"),
+    ("jpeg_restoration", {"jpeg_quality": 10, "prior": "gdp"}, "has no gradient"),
+    ("denoising", {"scale": 2}, "takes no scale"),
+    ("denoising", {"detail": 0.5}, "detail is for models"),
+    ("denoising", {"guidance": 2.0}, "guidance_scale"),
+    ("denoising", {"tile": 17}, "multiple of"),
+    ("deblurring", {"kernel": np.ones((3, 3)), "prior": "ddnm", "noise": 20.0}, "--prior diffpir"),
+])
+def test_mistakes_are_told(task, options, message, adm, picture):
+    with pytest.raises(UserError, match=message) as error:
+        adm.restore(picture, task=task, steps=2, **options)
+    assert "\n" not in str(error.value)
+
+
+def network(x, time):
+    """One that says that there is no noise, at no cost."""
+    return np.zeros((x.shape[0], 6, *x.shape[2:]), np.float32)
+
+
+def test_known_pixels_come_back_and_another_mask_compiles_nothing(adm, picture, monkeypatch):
+    monkeypatch.setattr(adm.chains, "network", network)
+    restorer = PriorRestorer(adm.chains, adm.forms[1])
+    monkeypatch.setattr(adm, "_prior", restorer)
+    for corner in (4, 12):
+        mask = np.zeros((32, 30), np.uint8)
+        mask[corner:corner + 8, 4:20] = 255
+        made, = adm.restore(picture[:, :30], task="inpainting", mask=mask, prior="ddnm", steps=2)
+        assert made.size == (30, 32) and np.array_equal(np.asarray(made)[mask == 0], picture[:, :30][mask == 0])
+        assert not np.array_equal(np.asarray(made)[mask > 0], picture[:, :30][mask > 0])
+    chain, = restorer._compiled.values()
+    assert len(chain.step.compile_cache) == 1
+
+
+def test_a_large_dark_picture_is_made_small_first(adm, picture, monkeypatch):
+    sizes = []
+
+    def measured(x, time):
+        sizes.append(x.shape)
+        return network(x, time)
+
+    monkeypatch.setattr(adm.chains, "network", measured)
+    restorer = PriorRestorer(adm.chains, adm.forms[1])
+    large = np.tile(picture // 4, (2, 2, 1))[:, :60]
+    made, = restorer.restore(large, "low_light", Sampling(steps=2), range(1))
+    assert made.size == (60, 64)
+    assert sizes[:2] == [(1, 3, 32, 30)] * 2 and set(sizes[2:]) == {(8, 3, 32, 32)}  # the whole, then its windows
+    small, whole = restorer._compiled.values()
+    assert small.windows is None and whole.windows.shape == (64, 60) and len(whole.step.guidance.degradations) == 2
