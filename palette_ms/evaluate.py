@@ -1,60 +1,160 @@
 """python -m palette_ms.evaluate: how near restored pictures are to the originals, for a folder of each."""
 
 import argparse
+import importlib.metadata
 import json
 import os
+import platform
 import re
 
-from palette_ms import errors, runtime
+from palette_ms import __version__, errors, runtime
 from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
-from palette_ms.evaluation.metrics import METRICS
-from palette_ms.evaluation.report import evaluate, match
+from palette_ms.evaluation import frechet
+from palette_ms.evaluation.metrics import BETWEEN_SAMPLES, METRICS
+from palette_ms.evaluation.networks import NETWORK_METRICS, Networks, OfSet, read_labels
+from palette_ms.evaluation.report import alone, evaluate, match
 from palette_ms.tasks.imports import add_import
+
+KNOWN = [*METRICS, *BETWEEN_SAMPLES, *NETWORK_METRICS]
+_NO_ORIGINALS = {"colourfulness"}  # of the metrics of pixels, those that need none
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.evaluate", description=__doc__)
-    parser.add_argument("--reference", required=True, type=expand, help="folder of the originals")
+    parser.add_argument("--reference", type=expand,
+                        help="folder of the originals; may be left out for metrics that need none")
     parser.add_argument("--restored", required=True, type=expand,
                         help="folder of what was made of them, by the same names; NAME_0, NAME_1, … are samples of "
                              "NAME, whose values are averaged")
-    parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(METRICS)} (default: %(default)s)")
+    parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(KNOWN)} (default: %(default)s)")
     parser.add_argument("--border", type=int, default=0, metavar="PIXELS",
-                        help="leave out so many pixels at each edge, as papers on super-resolution do (default: 0)")
-    parser.add_argument("--mask", type=expand, help="folder of masks by the same names: only their white pixels count")
+                        help="leave out so many pixels at each edge, as papers on super-resolution do (default: 0); "
+                             "networks look at whole pictures")
+    parser.add_argument("--mask", type=expand, help="folder of masks by the same names: only their white pixels count; "
+                                                    "networks look at whole pictures")
     parser.add_argument("--range", type=limits, metavar="LOW,HIGH",
                         help="what the values span, such as 0,1 or, with =, --range=-1,1: needed for floats (default: "
                              "what 8 or 16 bits do)")
+    parser.add_argument("--weights", type=expand, metavar="FOLDER",
+                        help="where the published weights of the metrics' networks lie (default: PyTorch's cache, "
+                             "~/.cache/torch/hub/checkpoints); what is missing is told with its address")
+    parser.add_argument("--labels", type=expand, metavar="FILE", help="for accuracy: lines NAME CLASS")
+    parser.add_argument("--statistics", type=expand, metavar="FILE.npz",
+                        help="mu and sigma that FID is measured against in place of the originals")
+    parser.add_argument("--save-statistics", type=expand, metavar="FILE.npz",
+                        help="write mu and sigma of the restored pictures, by the one of --metrics, such as "
+                             "fid, and end")
     parser.add_argument("--output", type=expand, help="JSON file for the report, with the values of each picture")
-    parser.add_argument("--device", default="auto", help="over which ranks of msrun meet: auto (default), Ascend, GPU "
-                                                         "or CPU; the metrics are computed by the CPU")
+    parser.add_argument("--device", default="auto", help="that networks run on, and over which ranks of msrun meet: "
+                                                         "auto (default), Ascend, GPU or CPU")
     add_import(parser)
     args = parser.parse_args()
     runtime.check_launcher()
     metrics = list(dict.fromkeys(name.strip() for name in args.metrics.split(",")))
     for name in metrics:
-        if name not in METRICS:
-            raise UserError(f"unknown metric {name!r}: {', '.join(METRICS)}")
+        if name not in KNOWN:
+            raise UserError(f"unknown metric {name!r}: {', '.join(KNOWN)}")
     if args.output:
         check_output(args.output)
     if args.border < 0:
         raise UserError(f"--border must be at least 0, not {args.border}")
-    pairs = match(args.reference, args.restored, args.mask)
+    if args.save_statistics:
+        save_statistics(args, metrics)
+        return
+    pairs = match(args.reference, args.restored, args.mask) if args.reference else without_originals(args, metrics)
+    samples = len(pairs[0].samples)
+    if samples < 2 and set(metrics) & set(BETWEEN_SAMPLES):
+        raise UserError("ssim_between needs two samples or more of each picture, and there is one")
 
-    if runtime.started_by_msrun():  # one process does without MindSpore
-        runtime.setup(args.device)
-    report = evaluate(pairs, metrics, args.range, args.border)
+    networks, views = open_networks(args, metrics, pairs)
+    report = evaluate(pairs, metrics, args.range, args.border, networks)
     if runtime.rank() > 0:
         return
+    run = {"pictures": len(pairs), "samples": samples, "versions": versions(), "weights": digests(views),
+           "settings": {name: str(value) for name, value in vars(args).items() if value not in (None, [], 0)}}
     if args.output:
-        write(report, args.output)
-    samples = len(pairs[0].samples)
-    print(f"{len(pairs)} pictures" + (f", each the mean of {samples} samples" if samples > 1 else ""))
-    print(f"{'':10}{'mean':>10}{'std':>10}")
+        write({**report, "run": run}, args.output)
+    print_table(report, run)
+
+
+def open_networks(args, metrics, pairs):
+    """(`Networks` of those metrics that need some, or None; the views)."""
+    chosen = [name for name in metrics if name in NETWORK_METRICS]
+    # One process does without MindSpore, where no network is needed.
+    if chosen or runtime.started_by_msrun():
+        runtime.setup(args.device)
+    if not chosen:
+        return None, {}
+    from palette_ms.evaluation.views import VIEWS
+
+    labels = None
+    if args.labels:
+        known = read_labels(args.labels)
+        # By their names in a list as it is, which may have suffixes, or as the report has them.
+        known = {**{os.path.splitext(name)[0]: label for name, label in known.items()}, **known}
+        lacking = [pair.name for pair in pairs if pair.name not in known]
+        if lacking:
+            raise UserError(f"{args.labels} has no class for {len(lacking)} pictures, such as {lacking[0]}")
+        labels = [known[pair.name] for pair in pairs]
+    statistics = frechet.load_statistics(args.statistics) if args.statistics else None
+    views = {name: VIEWS[name](args.weights) for name in {NETWORK_METRICS[metric].view: 0 for metric in chosen}}
+    return Networks(chosen, views, len(pairs), len(pairs[0].samples), labels, statistics), views
+
+
+def without_originals(args, metrics):
+    """The pairs where no originals are given. Raises UserError: a metric needs them."""
+    for name in metrics:
+        metric = NETWORK_METRICS.get(name)
+        alone_too = name in _NO_ORIGINALS or getattr(metric, "needs", None) == "label" or (
+            isinstance(metric, OfSet) and (args.statistics or not metric.compares))
+        if not alone_too:
+            raise UserError(f"{name} needs the originals: --reference FOLDER"
+                            + (", or --statistics FILE.npz" if isinstance(metric, OfSet) else ""))
+    if args.mask:
+        raise UserError("--mask needs the originals: --reference FOLDER")
+    return alone(args.restored)
+
+
+def save_statistics(args, metrics):
+    """Write mu and sigma of the features that the metric is about."""
+    if len(metrics) > 1 or not getattr(NETWORK_METRICS.get(metrics[0]), "compares", False):
+        raise UserError("--save-statistics needs one metric that says of which features, such as --metrics fid")
+    pairs, metric = alone(args.restored), NETWORK_METRICS[metrics[0]]
+    networks, _ = open_networks(args, metrics, pairs)
+    evaluate(pairs, [], args.range, 0, networks)
+    if runtime.rank() == 0:
+        rows = networks.restored(metric.view, metric.dim)
+        frechet.save_statistics(args.save_statistics, *frechet.statistics(rows))
+        print(f"{args.save_statistics}: {len(rows)} pictures, {metric.dim} features of {metrics[0]}")
+
+
+def versions():
+    """Of what the figures may depend on."""
+    found = {"palette_ms": __version__, "python": platform.python_version()}
+    for name in ("mindspore", "onnxruntime", "numpy", "opencv-python-headless", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def digests(views):
+    """SHA-256 of the weights that networks were made of, by file name."""
+    return {name: digest for view in views.values() for name, digest in view.digests.items()}
+
+
+def print_table(report, run):
+    """The report, for a terminal."""
+    each = f", each the mean of {run['samples']} samples" if run["samples"] > 1 else ""
+    print(f"{run['pictures']} pictures{each}")
+    wide = max([9, *map(len, report)]) + 1
+    print(f"{'':{wide}}{'mean':>10}{'std':>10}")
     for name, figures in report.items():
         std = "" if figures["std"] is None else f"{figures['std']:10.4f}"
-        print(f"{name:10}{figures['mean']:10.4f}{std}")
+        of_all = f"{'' if std else ' ' * 10}  of {figures['samples']} samples" if "samples" in figures else ""
+        print(f"{name:{wide}}{figures['mean']:10.4f}{std}{of_all}")
 
 
 def limits(text):
@@ -77,6 +177,7 @@ def check_output(path):
     if os.path.lexists(path):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
+            held.pop("run", None)  # reports of before have none
             earlier = held and all({"mean", "pictures", "values"} <= figures.keys() for figures in held.values())
         except (OSError, ValueError, AttributeError, RecursionError):
             earlier = False

@@ -25,6 +25,15 @@ def test_psnr_equals_scikit_images():
     assert psnr(PHOTO, PHOTO) == float("inf")
 
 
+def test_colourfulness_is_hasler_and_suesstrunks():
+    assert METRICS["colourfulness"](np.repeat(PHOTO[..., :1], 3, 2), PHOTO) == 0
+    red, other = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 100
+    assert METRICS["colourfulness"](red, None) == pytest.approx(0.3 * np.hypot(100, 50))
+    other[:4, :, 0] = 100  # rg is 100 or 0, and yb 50 or 0
+    assert METRICS["colourfulness"](other, None) == pytest.approx(np.hypot(50, 25) + 0.3 * np.hypot(50, 25))
+
+
 def test_psnr_counts_only_the_pixels_asked_for():
     where = np.zeros(PHOTO.shape[:2], bool)
     where[10:30, 5:50] = True
@@ -109,7 +118,9 @@ def run(monkeypatch, folder, *more, reference="reference", restored="restored"):
 
 def test_the_report_has_the_mean_of_each_pictures_samples_and_of_all(folders, monkeypatch, capsys):
     made = run(monkeypatch, folders, "--metrics", "ssim,psnr")
-    assert list(made) == ["ssim", "psnr"]
+    assert list(made) == ["ssim", "psnr", "run"]
+    assert (made["run"]["pictures"], made["run"]["samples"]) == (3, 2)
+    assert made["run"]["versions"]["numpy"] == np.__version__
     originals = {"in/a": "in/a.jpg", "b_png": "b.png", "b_bmp": "b.bmp"}
     expected = {name: np.mean([metrics.peak_signal_noise_ratio(load_image(folders / "reference" / path),
                                                                load_image(folders / "restored" / f"{name}_{k}.png"))
@@ -209,7 +220,7 @@ def test_beside_a_picture_of_eight_bits_sixteen_are_scaled(tmp_path, monkeypatch
 
 MISTAKES = {
     "unknown metric": (lambda folder: None, ["--metrics", "psnr,mse"],
-                       "unknown metric 'mse': psnr, ssim, psnr_y, ssim_y, ab_error"),
+                       "unknown metric 'mse': psnr, ssim, psnr_y, ssim_y, ab_error, colourfulness, ssim_between, fid"),
     "no partners": (lambda folder: (folder / "restored").rename(folder / "old") and write(
         folder, {"restored/c.png": PHOTO}), [], "no picture to compare: .*restored lacks 3 of the 3 pictures of "
         ".*reference: b_bmp, b_png, in/a; .*restored has 1 that .*reference lacks: c.png$"),
@@ -283,7 +294,7 @@ def test_y_is_that_of_papers_with_their_border(tmp_path):
     inner = np.s_[4:-4, 4:-4]
     expected = metrics.structural_similarity(y[inner], other[inner], gaussian_weights=True, sigma=1.5,
                                              use_sample_covariance=False, data_range=255)
-    assert report.measure(pair, ["psnr_y", "ssim_y"], border=4) == pytest.approx(
+    assert report.measure(pair, report.read(pair), ["psnr_y", "ssim_y"], border=4) == pytest.approx(
         [metrics.peak_signal_noise_ratio(y[inner], other[inner], data_range=255), expected], rel=1e-12)
     with pytest.raises(UserError, match="nothing of .* is left without a border of 64 pixels"):
-        report.measure(pair, ["psnr"], border=64)
+        report.measure(pair, report.read(pair), ["psnr"], border=64)

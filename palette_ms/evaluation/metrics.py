@@ -105,4 +105,30 @@ def ssim_y(restored, original, where=None, span=255):
     return ssim(luma(restored, span), luma(original, span), where)
 
 
-METRICS = {"psnr": psnr, "ssim": ssim, "psnr_y": psnr_y, "ssim_y": ssim_y, "ab_error": ab_error}
+def colourfulness(restored, original, where=None, span=255):
+    """How colourful the restored picture is, from 0 for gray to about 110; the original is of no matter.
+
+    Hasler & Süsstrunk 2003, "Measuring colourfulness in natural images", section 6: M̂⁽³⁾.
+
+    Args:
+        restored: uint8 (H, W, 3).
+        original: not used.
+        where: bool (H, W), the pixels that count; None: all.
+        span: must be 255.
+
+    Raises:
+        UserError: it is not RGB of 8 bits.
+    """
+    if span != 255 or np.shape(restored)[2] != 3:
+        raise UserError("colourfulness needs RGB of 8 bits")
+    red, green, blue = np.moveaxis(np.float64(restored)[slice(None) if where is None else where], -1, 0)
+    opponents = red - green, (red + green) / 2 - blue
+    return float(np.hypot(*map(np.std, opponents)) + 0.3 * np.hypot(*map(np.mean, opponents)))
+
+
+METRICS = {"psnr": psnr, "ssim": ssim, "psnr_y": psnr_y, "ssim_y": ssim_y, "ab_error": ab_error,
+           "colourfulness": colourfulness}
+# Functions alike, but of two samples of one picture: the value is the mean over all pairs of them.
+BETWEEN_SAMPLES = {"ssim_between": ssim}
+LOWER_IS_BETTER = {"ab_error", "fid", "fid_64", "fid_192", "fid_768", "clean_fid", "perceptual_distance", "lpips_alex",
+                   "lpips_vgg", "ssim_between"}

@@ -2,10 +2,12 @@
 
 import re
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from palette_ms import runtime
@@ -15,14 +17,17 @@ from palette_ms.data.images import SUFFIXES, no_pictures
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.results import Results
 from palette_ms.errors import UserError
-from palette_ms.evaluation.metrics import METRICS
+from palette_ms.evaluation.metrics import BETWEEN_SAMPLES, METRICS
+from palette_ms.evaluation.networks import SMALLEST
+
+_TOGETHER = 8  # pictures that networks look at, with their samples
 
 
 class Pair(NamedTuple):
     """A picture to compare."""
 
     name: str  # its path below the folder, without suffix
-    reference: Path
+    reference: Optional[Path]  # None: there is no original
     samples: list  # paths of what was restored of it
     mask: Optional[Path]  # white where the two are compared; None: everywhere
 
@@ -80,6 +85,18 @@ def match(reference, restored, masks=None):
     return [Pair(name, references[name], samples[name], masks_of[0][name] if masks_of else None) for name in names]
 
 
+def alone(restored):
+    """The `Pair`s of a folder of pictures without originals, each picture one of its own; those that `sample`'s record
+    calls left over do not count. Raises UserError: see `match`."""
+    lines, pairs = Results(restored).lines, []
+    for name, path in sorted(_by_name(restored, [restored]).items()):
+        if not lines.get(str(path.relative_to(restored)), {}).get("left_over"):
+            pairs.append(Pair(name, None, [path], None))
+    if not pairs:
+        raise UserError(f"no picture in {restored} but results left over from earlier runs")
+    return pairs
+
+
 def _by_name(folder, folders):
     """The pictures of a folder, or of one without any its arrays; not those of the others below it."""
     folder, others = Path(folder), [other for other in folders if Path(other) != Path(folder)]
@@ -94,48 +111,77 @@ def _by_name(folder, folders):
     return by_name(folder, ARRAY_SUFFIXES, files)
 
 
-def measure(pair, metrics, limits=None, border=0):
-    """The value of each metric (names in `METRICS`) for a `Pair`: the mean over its samples.
+class Opened(NamedTuple):
+    """The arrays (H, W, C) of a `Pair`."""
 
-    Pictures are compared as RGB of 8 bits where one of them has no more; others by their own values.
+    original: Optional[np.ndarray]
+    samples: list
+    where: Optional[np.ndarray]  # bool (H, W), what counts
+    span: float  # how far apart the least and the greatest value are
+
+
+def read(pair, limits=None):
+    """`Opened`, of RGB of 8 bits where one of the pictures has no more, else of their own values.
 
     Args:
         pair: `Pair`.
-        metrics: names in `METRICS`.
         limits: (low, high), what the values span, also in files of 8 bits; None: what the dtype does.
-        border: pixels left out at each edge.
 
     Raises:
         UserError: an unreadable picture, sizes or channels that differ, an empty mask, values of more than 16 bits
             without limits.
     """
     form, span = _form_and_span(pair, limits)
-    original, where = form.read(pair.reference), None
+    original, where = None if pair.reference is None else form.read(pair.reference), None
     if pair.mask is not None:
         where = form.read_mask(pair.mask) > 0.5
         _check_size(pair.mask, where, pair.reference, original)
-    height, width = original.shape[:2]
-    if 2 * border >= min(height, width):
-        raise UserError(f"nothing of {pair.reference}, {width}×{height}, is left without a border of {border} pixels")
-    inner = np.s_[border:height - border, border:width - border]
-    where = None if where is None else where[inner]
-    if where is not None and not where.any():
-        raise UserError(f"{pair.mask} is white in the border alone: nothing to compare")
-    values = []
+    samples = []
     for path in pair.samples:
         restored = form.read(path)
-        _check_size(path, restored, pair.reference, original)
-        if restored.shape[2] != original.shape[2]:
-            raise OtherChannels(path, restored.shape[2], original.shape[2])
-        values.append([METRICS[name](restored[inner], original[inner], where, span) for name in metrics])
-    return np.mean(values, 0)
+        if original is not None:
+            _check_size(path, restored, pair.reference, original)
+            if restored.shape[2] != original.shape[2]:
+                raise OtherChannels(path, restored.shape[2], original.shape[2])
+        samples.append(restored)
+    return Opened(original, samples, where, span)
+
+
+def measure(pair, opened, metrics, border=0):
+    """The value of each metric (names in `METRICS` and `BETWEEN_SAMPLES`), the mean over its samples.
+
+    Args:
+        pair: `Pair`, for messages.
+        opened: `Opened`.
+        border: pixels left out at each edge.
+
+    Raises:
+        UserError: nothing is left to compare, or a metric has no value.
+    """
+    height, width = opened.samples[0].shape[:2]
+    if 2 * border >= min(height, width):
+        raise UserError(f"nothing of {pair.reference or pair.samples[0]}, {width}×{height}, is left without a border "
+                        f"of {border} pixels")
+    inner = np.s_[border:height - border, border:width - border]
+    where = None if opened.where is None else opened.where[inner]
+    if where is not None and not where.any():
+        raise UserError(f"{pair.mask} is white in the border alone: nothing to compare")
+    original = None if opened.original is None else opened.original[inner]
+    samples, values = [sample[inner] for sample in opened.samples], []
+    for name in metrics:
+        if name in METRICS:
+            of_each = [METRICS[name](sample, original, where, opened.span) for sample in samples]
+        else:
+            of_each = [BETWEEN_SAMPLES[name](a, b, where, opened.span) for a, b in combinations(samples, 2)]
+        values.append(np.mean(of_each))
+    return values
 
 
 def _form_and_span(pair, limits):
     """How the pictures of a pair are read, and how far apart the least and the greatest value are."""
     if limits is not None:
         return Arrays(), limits[1] - limits[0]
-    paths, found = (pair.reference, *pair.samples), {}
+    paths, found = [*filter(None, (pair.reference, *pair.samples))], {}
     pictures = all(path.suffix.lower() in SUFFIXES for path in paths)
     for path in paths:
         try:
@@ -165,33 +211,75 @@ def _check_size(path, array, reference, original):
                         "they must be the same")
 
 
-def evaluate(pairs, metrics, limits=None, border=0):
+def evaluate(pairs, metrics, limits=None, border=0, networks=None):
     """The report on all `Pair`s, spread over the ranks; every rank gets it whole.
 
     Args:
         pairs: from `match`, the same on all ranks.
-        metrics: names in `METRICS`.
-        limits, border: see `measure`.
+        metrics: names in `METRICS`, `BETWEEN_SAMPLES` and, with networks, `NETWORK_METRICS`.
+        limits: see `read`.
+        border: pixels left out at each edge; networks look at whole pictures.
+        networks: `palette_ms.evaluation.networks.Networks` of the metrics by networks, or None.
 
     Returns: dict of metric → {"mean", "std" (of the pictures as a population; None where a value is infinite),
         "pictures" (their number), "values" (of each name)}. The values are those of float32, which ranks exchange.
+        Metrics of all pictures together have their value as "mean", no "values", "samples", how many pictures it is of,
+        and as "std" the Inception score's over its parts.
 
     Raises:
         UserError: pictures cannot be compared; which, and why, is said on stderr.
     """
-    values, failed = np.zeros((len(pairs), len(metrics)), np.float32), 0
-    mine = range(runtime.rank(), len(pairs), runtime.ranks())
-    for i in tqdm(mine, desc="evaluate", unit="picture", disable=None, leave=False):
-        try:
-            values[i] = measure(pairs[i], metrics, limits, border)
-        except UserError as error:
-            failed += 1
-            tqdm.write(f"{pairs[i].name} was not compared: {error}", file=sys.stderr)
+    columns = [name for name in metrics if networks is None or name not in networks.chosen]
+    seen = networks.of_pictures if networks else []
+    values, failed = np.zeros((len(pairs), len(columns) + len(seen)), np.float32), 0
+    mine = list(range(runtime.rank(), len(pairs), runtime.ranks()))
+    if networks:
+        mine.sort(key=lambda i: _size(pairs[i].samples[0]))  # a network is compiled for one size after the other
+    with tqdm(total=len(mine), desc="evaluate", unit="picture", disable=None, leave=False) as bar:
+        for begin in range(0, len(mine), _TOGETHER):
+            ready = {}
+            for i in mine[begin:begin + _TOGETHER]:
+                try:
+                    opened = read(pairs[i], limits)
+                    values[i, :len(columns)] = measure(pairs[i], opened, columns, border)
+                    if networks:
+                        _check_rgb(opened)
+                        ready[i] = opened
+                except UserError as error:
+                    failed += 1
+                    tqdm.write(f"{pairs[i].name} was not compared: {error}", file=sys.stderr)
+            if ready:
+                opened = list(ready.values())
+                values[list(ready), len(columns):] = networks.add(
+                    list(ready), [one.original for one in opened], [one.samples for one in opened])
+            bar.update(len(mine[begin:begin + _TOGETHER]))
     failed = int(runtime.sum_over_ranks(failed))
     if failed:
         raise UserError(f"{failed} of {len(pairs)} pictures could not be compared, so there is no report")
-    values = runtime.sum_over_ranks(values)
-    return {metric: _summary([pair.name for pair in pairs], column) for metric, column in zip(metrics, values.T)}
+    values, names = runtime.sum_over_ranks(values), [pair.name for pair in pairs]
+    report = {metric: _summary(names, column) for metric, column in zip([*columns, *seen], values.T)}
+    if networks:
+        networks.kept = {key: runtime.sum_over_ranks(kept) for key, kept in networks.kept.items()}
+        for metric, (value, std) in networks.of_all(metrics).items():
+            report[metric] = {"mean": value, "std": std, "pictures": len(pairs),
+                              "samples": len(pairs) * len(pairs[0].samples), "values": {}}
+    return {metric: report[metric] for metric in metrics}
+
+
+def _size(path):
+    """(height, width) as a picture's file has it."""
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1]
+    except Exception:  # which is told when it is read
+        return 0, 0
+
+
+def _check_rgb(opened):
+    if opened.span != 255 or any(np.shape(sample)[2] != 3 or sample.dtype != np.uint8 for sample in opened.samples):
+        raise UserError("metrics by networks need RGB of 8 bits")
+    if min(opened.samples[0].shape[:2]) < SMALLEST:
+        raise UserError(f"metrics by networks need pictures of {SMALLEST} pixels a side or more")
 
 
 def _summary(names, values):
