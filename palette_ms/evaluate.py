@@ -1,4 +1,4 @@
-"""python -m palette_ms.evaluate: how near restored pictures are to the originals, for a folder of each."""
+"""python -m palette_ms.evaluate: how near restored pictures are to the originals, of two folders or of a model."""
 
 import argparse
 import importlib.metadata
@@ -22,17 +22,20 @@ _NO_ORIGINALS = {"colourfulness"}  # of the metrics of pixels, those that need n
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.evaluate", description=__doc__)
+    parser.add_argument("options", nargs="*", metavar="option=value",
+                        help="with --ckpt: options of the task in place of the checkpoint's, such as quality=[10,10]")
     parser.add_argument("--reference", type=expand,
                         help="folder of the originals; may be left out for metrics that need none")
-    parser.add_argument("--restored", required=True, type=expand,
+    parser.add_argument("--restored", type=expand,
                         help="folder of what was made of them, by the same names; NAME_0, NAME_1, … are samples of "
                              "NAME, whose values are averaged")
     parser.add_argument("--metrics", default="psnr,ssim", help=f"some of {', '.join(KNOWN)} (default: %(default)s)")
     parser.add_argument("--border", type=int, default=0, metavar="PIXELS",
                         help="leave out so many pixels at each edge, as papers on super-resolution do (default: 0); "
                              "networks look at whole pictures")
-    parser.add_argument("--mask", type=expand, help="folder of masks by the same names: only their white pixels count; "
-                                                    "networks look at whole pictures")
+    parser.add_argument("--mask", type=expand, nargs="?", const=True,
+                        help="folder of masks by the same names, or with --ckpt no name, for what the task leaves to "
+                             "make: only their white pixels count; networks look at whole pictures")
     parser.add_argument("--range", type=limits, metavar="LOW,HIGH",
                         help="what the values span, such as 0,1 or, with =, --range=-1,1: needed for floats (default: "
                              "what 8 or 16 bits do)")
@@ -48,8 +51,20 @@ def main():
     parser.add_argument("--output", type=expand, help="JSON file for the report, with the values of each picture")
     parser.add_argument("--device", default="auto", help="that networks run on, and over which ranks of msrun meet: "
                                                          "auto (default), Ascend, GPU or CPU")
+    add = parser.add_argument_group("a model put to the test, in place of --reference and --restored").add_argument
+    add("--ckpt", help="checkpoint (.safetensors), or photo: the model that ships")
+    add("--task", help="such as colorization; needed where the model knows several")
+    add("--input", type=expand, help="clean pictures, as data.path in training; the task makes sources of the squares "
+                                     "in their middles")
+    add("--made", type=expand, metavar="FOLDER", help="where sources, targets and results are kept, and where an "
+                                                      "interrupted run goes on (default: --output without its suffix)")
+    add("--size", type=int, metavar="PIXELS", help="side of the squares (default: as in training)")
+    add("--num-samples", type=int, help="results for each picture (default: 1)")
+    add("--sampler", help="default: what the checkpoint says is best")
+    add("--steps", type=int, help="network calls a picture (default: what the checkpoint says)")
+    add("--seed", type=int, help="decides damage and noise (default: 0)")
     add_import(parser)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     runtime.check_launcher()
     metrics = list(dict.fromkeys(name.strip() for name in args.metrics.split(",")))
     for name in metrics:
@@ -59,6 +74,10 @@ def main():
         check_output(args.output)
     if args.border < 0:
         raise UserError(f"--border must be at least 0, not {args.border}")
+    check_sources(args)
+    settings = {"settings": {name: str(value) for name, value in vars(args).items() if value not in (None, [], 0)}}
+    if args.ckpt:
+        settings["made"] = put_to_the_test(args)
     if args.save_statistics:
         save_statistics(args, metrics)
         return
@@ -71,11 +90,55 @@ def main():
     report = evaluate(pairs, metrics, args.range, args.border, networks)
     if runtime.rank() > 0:
         return
-    run = {"pictures": len(pairs), "samples": samples, "versions": versions(), "weights": digests(views),
-           "settings": {name: str(value) for name, value in vars(args).items() if value not in (None, [], 0)}}
+    run = {"pictures": len(pairs), "samples": samples, **settings, "versions": versions(), "weights": digests(views)}
     if args.output:
         write({**report, "run": run}, args.output)
     print_table(report, run)
+
+
+def check_sources(args):
+    """Raises UserError where what is to be compared is not told, or in two ways."""
+    of_model = ("task", "input", "made", "size", "num_samples", "sampler", "steps", "seed")
+    given = [f"--{name.replace('_', '-')}" for name in of_model if getattr(args, name) is not None]
+    if args.ckpt is None:
+        if given or args.options or args.mask is True:
+            raise UserError(f"{(given or args.options or ['--mask without a folder'])[0]} needs --ckpt")
+        if args.restored is None:
+            raise UserError("--restored FOLDER says which pictures, or --ckpt MODEL --input FOLDER which model to test")
+        return
+    if args.restored or args.reference or args.mask not in (None, True):
+        raise UserError("--ckpt makes what is compared: leave --reference, --restored and the folder of --mask out")
+    if args.input is None:
+        raise UserError("--ckpt needs --input, a folder of clean pictures")
+    args.made = args.made or (args.output and args.output.with_suffix(""))
+    if args.made is None:
+        raise UserError("--ckpt needs --made FOLDER, for what is made, or --output")
+    args.num_samples, args.seed = args.num_samples or 1, args.seed or 0
+    if args.num_samples < 1 or args.seed < 0:
+        raise UserError("--num-samples must be at least 1, --seed at least 0")
+
+
+def put_to_the_test(args):
+    """Make the folders to compare; returns the settings."""
+    from palette_ms.config import apply_override, config_from_dict
+    from palette_ms.evaluation.trials import make_trials
+    from palette_ms.pipeline import Palette
+
+    palette = Palette.load(args.ckpt, args.device)
+    if palette.makes_pictures:
+        raise UserError("this model makes pictures from nothing: sample some, and compare them with --statistics")
+    if args.task is None and len(palette.tasks) > 1:
+        raise UserError(f"this model knows several tasks: add --task {' or --task '.join(palette.tasks)}")
+    place = palette.config.place(args.task or palette.tasks[0])
+    raw = palette.config.to_dict()
+    for option in args.options:
+        apply_override(raw["tasks"][place], option)
+    palette.config = config_from_dict(raw, "option=value")
+    sampling = palette.sampling(palette.config.tasks[place], args.sampler, args.steps, num_samples=args.num_samples)
+    settings = make_trials(palette, place, args.input, args.made, sampling, args.num_samples, args.size, args.seed)
+    args.reference, args.restored = args.made / "target", args.made / "restored"
+    args.mask = args.made / "mask" if args.mask else None
+    return settings
 
 
 def open_networks(args, metrics, pairs):

@@ -391,7 +391,7 @@ class Palette:
         sampler = self.chains.sampler(labels, chosen, self.sampling(chosen, sampler, steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
 
-    def make(self, place, cond, mask, sampling, seed=0):
+    def make(self, place, cond, mask, sampling, seed=0, num_samples=1):
         """What `restore` makes of a training pair's source, before it becomes a picture: for measuring.
 
         Args:
@@ -399,9 +399,9 @@ class Palette:
             cond, mask: (C, H, W) and (1, H, W) as `palette_ms.tasks.Task.pair` gives them, H and W multiples of
                 `chains.multiple`.
             sampling: from `sampling`.
-            seed: as in `restore`.
+            seed, num_samples: as in `restore`.
 
-        Returns: float32 (C', H, W), in about [−1, 1].
+        Returns: float32 (num_samples, C', H, W), in about [−1, 1].
         """
         task = self.config.tasks[place]
         request = Request({ask.name: None for ask in task.asks}, self.config.data.image_size, self._forms(task)[0])
@@ -409,10 +409,10 @@ class Palette:
         if not (mask < 1).any() and not task.required:  # the task says at which sizes it works
             holes = task.checked_holes(*cond.shape[1:], request, generator(seed, "mask"))
         holes = [hole[None] for hole in holes]
-        labels = None if self.config.model.num_classes is None else (place,)
+        labels = None if self.config.model.num_classes is None else (place,) * num_samples
         chains = self.chains.of_holes(labels, task, sampling, None, None, None, holes, False)
-        run = functools.partial(self._run, task, chains, holes, sampling, range(1), seed)
-        return (run(cond[None]) if task.required else task.restore(cond[None], request, run))[0]
+        run = functools.partial(self._run, task, chains, holes, sampling, range(num_samples), seed)
+        return run(cond[None]) if task.required else task.restore(cond[None], request, run)
 
     def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, flips=None, **options):
         """How a chain of a task is run: what is not asked for is as the checkpoint says is best.

@@ -153,7 +153,7 @@ def score(palette, place, examples, sampler, steps, seed, flips=1):
     task, scores = palette.config.tasks[place], []
     sampling = palette.sampling(task, sampler, steps, flips=flips)
     for y_0, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
-        made = palette.make(place, cond, mask, sampling, seed).clip(-1, 1)
+        made = palette.make(place, cond, mask, sampling, seed)[0].clip(-1, 1)
         squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
         scores.append((10 * np.log10(4 / max(squares, 1e-12)), np.log((detail(made, mask) + 1e-6)
                                                                       / (detail(y_0, mask) + 1e-6))))

@@ -15,7 +15,7 @@ BELOW = {
     "tasks": {"data", "diffusion"},
     "data": {"diffusion", "runtime", "unet"},
     "priors": {"data", "diffusion", "runtime", "tasks"},
-    "evaluation": {"data", "diffusion", "runtime", "tasks"},
+    "evaluation": {"data", "diffusion", "runtime", "tasks", "torch_weights", "unet"},
     "text": {"data", "torch_weights"},
     "training": {"checkpoint", "config", "data", "diffusion", "runtime", "tasks", "unet"},
 }

@@ -157,7 +157,7 @@ def test_what_is_measured_is_what_restoring_makes(palette):
     """Of a pair without a mask the same as of a user's picture, but for its rounding to 8 bits."""
     sampling = palette.sampling(palette.config.tasks[0], "ddim", 2)
     cond = PICTURE.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-    made = palette.make(0, cond, np.ones_like(cond[:1]), sampling, seed=3)
+    made = palette.make(0, cond, np.ones_like(cond[:1]), sampling, seed=3)[0]
     restored = np.asarray(palette.restore(PICTURE, "denoising", sampler="ddim", steps=2, seed=3)[0])
     np.testing.assert_allclose((made.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5, restored, atol=0.51)
 

@@ -1,0 +1,137 @@
+"""A model put to the test: sources made of clean pictures as its task makes them, and what it restores of these.
+
+A folder has them by the pictures' names: `target/`, the squares that were taken, `source/`, to look at, `mask/`, white
+where pixels are made, and `restored/`. Every picture's damage and noise follow from the seed and its number, so that an
+interrupted run goes on with what is missing.
+"""
+
+import json
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from palette_ms import runtime
+from palette_ms.data.files import at_work, clear_parts, result_names
+from palette_ms.data.images import save_atomically
+from palette_ms.data.sources import MindRecord, decode, fingerprint, open_source
+from palette_ms.errors import UserError
+from palette_ms.seeds import generator
+
+SETTINGS = "settings.json"
+
+
+def make_trials(palette, place, path, folder, sampling, samples=1, size=None, seed=0):
+    """Write the folder, over all ranks; what is there of the same settings stays.
+
+    Args:
+        palette: `palette_ms.pipeline.Palette` of a model that restores.
+        place: of the task in its config.
+        path: the clean pictures, as `data.path` in training.
+        folder: where to.
+        sampling: `palette_ms.diffusion.samplers.Sampling`.
+        samples: of each picture.
+        size: side of the squares, which are taken from the middles, as large as they go, and resized; None: as in
+            training.
+        seed: decides damage and noise.
+
+    Returns: the settings, a dict for JSON.
+
+    Raises:
+        UserError: no pictures, one that cannot be read, the folder holds something else, a size that the network does
+            not divide.
+    """
+    config, task, (source_form, target_form) = palette.config, palette.config.tasks[place], palette.forms
+    size, multiple = size or config.data.image_size, palette.network.multiple
+    if size < 1 or size % multiple:
+        raise UserError(f"--size must be a multiple of {multiple}, not {size}")
+    source = open_source(path, target_form.suffixes, [folder])
+    if source.paired != task.needs_pairs:
+        raise UserError(f"{path} holds {'pairs' if source.paired else 'single pictures'}, which the task {task.name} "
+                        "does not take")
+    settings = {"model": palette.sha256, "task": task.to_dict(), "sampling": vars(sampling), "samples": samples,
+                "size": size, "seed": seed, "pictures": fingerprint(source)}
+    settings = json.loads(json.dumps(settings))
+    names, rank = _names(source, Path(path)), runtime.rank()
+    mine, done = range(rank, len(source), runtime.ranks()), 0
+    with at_work(folder / SETTINGS) if rank == 0 else nullcontext():
+        if rank == 0:
+            _claim(folder, settings)
+        runtime.sum_over_ranks(0)  # none writes before the folder is known to be ours
+        for index in tqdm(mine, desc=task.name, unit="picture", disable=None, leave=False):
+            paths = [folder / "restored" / f"{names[index]}{f'_{k}' * (samples > 1)}" for k in range(samples)]
+            if all(target_form.path(one).is_file() for one in paths):
+                done += 1
+                continue
+            y_0, cond, mask = _pair(decode(source.read(index), palette.forms), palette, task, size, seed, index)
+            noise = int(generator(seed, "evaluate", index).integers(2**31))
+            made = palette.make(place, cond, mask, sampling, noise, samples)
+            shown = {"source": source_form.to_show(cond), "mask": np.uint8(255 * mask[0])}
+            for kind, array in shown.items():
+                save_atomically(Image.fromarray(array), folder / kind / f"{names[index]}.png")
+            for one, y in ((folder / "target" / names[index], y_0), *zip(paths, made)):
+                one.parent.mkdir(parents=True, exist_ok=True)
+                target_form.save(target_form.image(target_form.from_float(y)), one)
+        done = int(runtime.sum_over_ranks(done))
+    if done and rank == 0:
+        tqdm.write(f"{done} of {len(source)} pictures were made before, in the same way", file=sys.stderr)
+    return settings
+
+
+def _claim(folder, settings):
+    """Note what the folder is of. Raises UserError: it is of something else."""
+    noted = folder / SETTINGS
+    try:
+        text = noted.read_text(encoding="utf-8")
+        if text:
+            earlier = json.loads(text)
+            if earlier != settings:
+                changed = [name for name in settings if earlier.get(name) != settings[name]]
+                raise UserError(f"{folder} holds results of other settings ({', '.join(changed)}): name another --made")
+            for kind in ("restored", "target", "source", "mask"):
+                for place, _, _ in os.walk(folder / kind):
+                    clear_parts(place)
+            return
+        if any(entry != noted for entry in folder.iterdir()):
+            raise UserError(f"{folder} holds something else: name another --made")
+        noted.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"cannot use {folder}: {error}") from None
+
+
+def _names(source, path):
+    """What each picture is called, relative, without suffix."""
+    if isinstance(source, MindRecord):
+        return [f"{index:06d}" for index in range(len(source))]
+    target = source.columns.index("target")
+    files = ([str(name) for name, _ in source.members] if hasattr(source, "members")
+             else [os.path.abspath(row[target]) for row in source.rows])
+    above = os.path.abspath(path) if path.is_dir() else os.path.commonpath([os.path.dirname(file) for file in files])
+    suffixes = {Path(file).suffix.lower() for file in files}
+    return [name.as_posix() for name in result_names([Path(os.path.relpath(file, above or ".")) for file in files],
+                                                     suffixes)]
+
+
+def _pair(row, palette, task, size, seed, index):
+    """(y_0, cond, mask) of the square in a picture's middle."""
+    source_form, target_form = palette.forms
+    height, width = row.target.shape[:2]
+    side = min(height, width)
+    square = np.s_[(height - side) // 2:(height + side) // 2, (width - side) // 2:(width + side) // 2]
+
+    def taken(array, form):
+        part = array[square]
+        return form.to_float(part if side == size else form.resize(part, size, size, Image.LANCZOS))
+
+    y_0, given = taken(row.target, target_form), {}
+    if task.needs_pairs:
+        given = {"source": taken(row.source, source_form), "mask": None}
+        if row.mask is not None:
+            share = Image.fromarray(np.float32(row.mask[square][..., 0])).resize((size, size), Image.BOX)
+            given["mask"] = np.float32(np.asarray(share)[None] > 0)
+    cond, mask = task.checked_pair(y_0, generator(seed, "damage", index), palette.config.data.channels.source, **given)
+    return y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
