@@ -13,6 +13,7 @@ from palette_ms.errors import UserError
 from palette_ms.evaluation import frechet
 from palette_ms.evaluation.metrics import BETWEEN_SAMPLES, METRICS
 from palette_ms.evaluation.networks import NETWORK_METRICS, Networks, OfSet, read_labels
+from palette_ms.evaluation.page import check_page, write_page
 from palette_ms.evaluation.report import alone, evaluate, match
 from palette_ms.tasks.imports import add_import
 
@@ -49,6 +50,10 @@ def main():
                         help="write mu and sigma of the restored pictures, by the one of --metrics, such as "
                              "fid, and end")
     parser.add_argument("--output", type=expand, help="JSON file for the report, with the values of each picture")
+    parser.add_argument("--page", type=expand, metavar="FILE.html",
+                        help="one file to look at all pictures with, the worst first")
+    parser.add_argument("--source", type=expand, metavar="FOLDER",
+                        help="for the page: what the pictures were restored from, by the same names")
     parser.add_argument("--device", default="auto", help="that networks run on, and over which ranks of msrun meet: "
                                                          "auto (default), Ascend, GPU or CPU")
     add = parser.add_argument_group("a model put to the test, in place of --reference and --restored").add_argument
@@ -72,6 +77,8 @@ def main():
             raise UserError(f"unknown metric {name!r}: {', '.join(KNOWN)}")
     if args.output:
         check_output(args.output)
+    if args.page:
+        check_page(args.page, "report.html")
     if args.border < 0:
         raise UserError(f"--border must be at least 0, not {args.border}")
     check_sources(args)
@@ -93,6 +100,8 @@ def main():
     run = {"pictures": len(pairs), "samples": samples, **settings, "versions": versions(), "weights": digests(views)}
     if args.output:
         write({**report, "run": run}, args.output)
+    if args.page:
+        write_page(args.page, pairs, report, run, args.source)
     print_table(report, run)
 
 
@@ -137,7 +146,7 @@ def put_to_the_test(args):
     sampling = palette.sampling(palette.config.tasks[place], args.sampler, args.steps, num_samples=args.num_samples)
     settings = make_trials(palette, place, args.input, args.made, sampling, args.num_samples, args.size, args.seed)
     args.reference, args.restored = args.made / "target", args.made / "restored"
-    args.mask = args.made / "mask" if args.mask else None
+    args.mask, args.source = args.made / "mask" if args.mask else None, args.made / "source"
     return settings
 
 

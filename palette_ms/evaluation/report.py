@@ -97,6 +97,15 @@ def alone(restored):
     return pairs
 
 
+def named(pairs, folder):
+    """dict of each `Pair`'s name → the picture of that name in a folder. Raises UserError: one is not there."""
+    found = _by_name(folder, [folder])
+    lacking = [pair.name for pair in pairs if pair.name not in found]
+    if lacking:
+        raise UserError(f"{folder} lacks {len(lacking)} of the {len(pairs)} pictures: {', '.join(lacking[:3])}")
+    return found
+
+
 def _by_name(folder, folders):
     """The pictures of a folder, or of one without any its arrays; not those of the others below it."""
     folder, others = Path(folder), [other for other in folders if Path(other) != Path(folder)]
