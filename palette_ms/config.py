@@ -30,7 +30,8 @@ _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.
 # What only a user who means harm writes: read no further, and build no more of a few lines that name each other.
 _YAML_BYTES, _YAML_NODES = 2**24, 10**6
 _LARGEST = 2**63  # of whole numbers
-_PATHS = {"data": ("path", "validation"), "training": ("output", "init_from"), "distillation": ("teacher",)}
+_PATHS = {"data": ("path", "validation"), "training": ("output", "init_from"), "validation": ("weights",),
+          "distillation": ("teacher",)}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 # Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
 _MOVED_TO_DIFFUSION = ("from_source", "noise_input")
@@ -124,6 +125,17 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """What is measured while training, on data.validation, see `palette_ms.training.validation`."""
+
+    every: int = 0  # steps; 0: never
+    pictures: int = 24
+    # By the first of them the best model is kept, as best.safetensors.
+    metrics: Tuple[str, ...] = ("psnr", "ssim")
+    weights: Optional[str] = None  # folder of the published weights of metrics by networks
+
+
+@dataclass(frozen=True)
 class DistillationConfig:
     """Progressive distillation: a student of half its teacher's steps, see `palette_ms.diffusion.distillation`."""
 
@@ -142,6 +154,7 @@ class Config:
     tasks: Tuple[Task, ...] = (Inpainting(),)
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
     distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
 
     def place(self, task):

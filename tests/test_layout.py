@@ -17,7 +17,7 @@ BELOW = {
     "priors": {"data", "diffusion", "runtime", "tasks"},
     "evaluation": {"data", "diffusion", "runtime", "tasks", "torch_weights", "unet"},
     "text": {"data", "torch_weights"},
-    "training": {"checkpoint", "config", "data", "diffusion", "runtime", "tasks", "unet"},
+    "training": {"checkpoint", "config", "data", "diffusion", "evaluation", "runtime", "tasks", "unet"},
 }
 
 

@@ -67,6 +67,21 @@ class TrainingLog:
             speed = (step - self._step) / max(now - self._time, 1e-9)
             values["steps_per_second"] = round(speed, 3)
         self._time, self._step = now, step
+        self.note(step, **values)
+        told = [f"loss {values['loss']:.4f}"]
+        left = self._end - now
+        if speed:
+            told.append(f"{speed:.2f} steps/s")
+            left = min(left, (self._last - step) / speed)
+        if left < float("inf"):
+            told.append(f"{max(left, 0) / 60:.1f} min left")
+        if self._bar.disable:
+            print(f"step {step}/{self._last}  {'  '.join(told)}", file=sys.stderr, flush=True)
+        else:
+            self._bar.set_postfix_str("  ".join(told))
+
+    def note(self, step, **values):
+        """Write numbers down, and say nothing."""
         try:
             if self._file:
                 # JSON has no word for what is not finite.
@@ -80,17 +95,6 @@ class TrainingLog:
                     self._writer.add_scalar(name, value, step)
         except OSError as error:  # a full disk is no reason to stop: training states are tried again and told of
             self.say(f"warning: the log cannot be written: {error.strerror or error}")
-        told = [f"loss {values['loss']:.4f}"]
-        left = self._end - now
-        if speed:
-            told.append(f"{speed:.2f} steps/s")
-            left = min(left, (self._last - step) / speed)
-        if left < float("inf"):
-            told.append(f"{max(left, 0) / 60:.1f} min left")
-        if self._bar.disable:
-            print(f"step {step}/{self._last}  {'  '.join(told)}", file=sys.stderr, flush=True)
-        else:
-            self._bar.set_postfix_str("  ".join(told))
 
     def say(self, text):
         """A line on stderr that does not tear the bar."""

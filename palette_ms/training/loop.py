@@ -33,17 +33,19 @@ from palette_ms.training.profiling import StepProfiler
 from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
+from palette_ms.training.validation import Validation
 from palette_ms.unet.lora import adapt
 from palette_ms.unet.lora_weights import merged
 
-MODEL_FILE = "model.safetensors"
+MODEL_FILE, BEST_FILE = "model.safetensors", "best.safetensors"
 _LABELS = "label_embedding"  # of a network's parameters
 _STATE_PATTERN = "state_*.safetensors"
 # Of a config, what may change in a run without a word: where it writes and how often, not what is computed.
 _FREE = {"data.path", "data.validation", "data.workers", "data.cache_mb", "data.ranges", "data.result",
          "training.output", "training.steps", "training.max_minutes", "training.log_every", "training.sample_every",
          "training.sample_steps", "training.save_every", "training.keep", "training.profile", "training.init_from",
-         "training.max_skipped", "training.recompute", "training.shard_optimizer", "training.jit_level",
+         "training.max_skipped", "training.recompute", "validation.every", "validation.pictures", "validation.metrics",
+         "validation.weights", "training.shard_optimizer", "training.jit_level",
          "distillation.teacher"}
 _SAMPLE_PICTURES = 6
 _VOTE_SECONDS, _MOST_STEPS = 1.0, 100  # between two votes of the ranks, whichever is sooner; but never below one step
@@ -132,7 +134,23 @@ class Trainer:
         if self.teacher:
             self.teacher.set_train(False)  # no dropout
         self.step = 0
-        self.samples = None  # what the grids show, and the compiled chain
+        self.chain = None  # of the grids and the validation, compiled
+        self.best = None  # value of the first of validation.metrics
+        self.validation = self._create_validation() if config.validation.every and runtime.rank() == 0 else None
+
+    def _create_validation(self):
+        diffusion = self.config.diffusion
+        cell = None if self.config.distillation else DiffusionLoss(precondition(self.ema, diffusion), diffusion.loss,
+                                                                   diffusion.prediction)
+        _name(self.ema, "ema")  # a Cell around it names its parameters anew
+
+        def loss(samples, noise, gamma):
+            y_0, cond, mask = self._stacked(samples)
+            label = None if self.config.model.num_classes is None else np.array([one.task for one in samples], np.int32)
+            inputs = y_0, cond, noise, np.full(len(samples), gamma, np.float32), mask, label
+            return float(cell(*(array if array is None else Tensor(array) for array in inputs)).asnumpy())
+
+        return Validation(self.config, self.shown, _SAMPLE_PICTURES, self._restore, cell and loss)
 
     def _create_optimizer(self):
         training, weights = self.config.training, self.unet.trainable_params()
@@ -220,7 +238,7 @@ class Trainer:
 
     def surroundings(self):
         """What the run has besides its config, for training states: a dict for JSON."""
-        return {"ranks": runtime.ranks(), "pictures": fingerprint(self.batches.pictures.source)}
+        return {"ranks": runtime.ranks(), "pictures": fingerprint(self.batches.pictures.source), "best": self.best}
 
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none or of another network."""
@@ -236,7 +254,7 @@ class Trainer:
         self.step_cell.take_average()
         for name, parameter in parameters.items():
             parameter.set_data(Tensor(own(self.optimizer, parameter, arrays[name])))
-        self.step = checkpoint.step
+        self.step, self.best = checkpoint.step, checkpoint.run.get("best")
         self.pictures_before = 0
         self.pictures_before = None if checkpoint.pictures is None else checkpoint.pictures - self.pictures_seen()
 
@@ -303,6 +321,11 @@ class Trainer:
                     complaint = self.batches.pictures.complaint()
                     if complaint:
                         log.say(f"warning: {complaint}")
+                # Before the state is written, which says what is best so far; not where a run was interrupted, since an
+                # undisturbed one would not have measured there.
+                if self.validation and (self.step % self.config.validation.every == 0 or (done and not stop)):
+                    with log.aside():
+                        self._validate(output, log)
                 if done or saves:
                     # Where gradients are not finite, older states may be needed, however often this is tried.
                     problem = self._save_state(output, keep_all=skipped_in_a_row > 0)
@@ -359,18 +382,40 @@ class Trainer:
         sampling = Sampling(steps=None if diffusion.distilled else steps)
         return create_sampler(create_chain(unet, diffusion, sampling), diffusion, sampling)
 
+    def _validate(self, output, log):
+        """Measure, note it, and keep the model where it is the best so far."""
+        self.step_cell.give_average()
+        found = self.validation.measure()
+        log.note(self.step, **{f"validation/{name}": value for name, value in found.items()})
+        log.say(f"step {self.step}  validation: "
+                + "  ".join(f"{name} {found[name]:.4f}" for name in self.config.validation.metrics))
+        value = found[self.config.validation.metrics[0]]
+        if np.isfinite(value) and self.validation.is_better(value, self.best):
+            try:
+                self.save(output / BEST_FILE)
+                self.best = value
+            except UserError as error:
+                log.say(f"warning: {error}")
+
+    def _stacked(self, samples):
+        """(y_0, cond or None, mask) of some `Sample`s, as arrays."""
+        y_0, mask = (np.stack([getattr(sample, name) for sample in samples]) for name in ("y_0", "mask"))
+        return y_0, None if self.makes_pictures else np.stack([sample.cond for sample in samples]), mask
+
+    def _restore(self, samples, noise):
+        """What the averaged weights make of as many samples as the grids show, of the same tasks."""
+        if self.chain is None:
+            self.chain = self._sampler(samples)
+        y_0, cond, mask = self._stacked(samples)
+        return self.chain(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
+
     def _sample(self, path):
         """A grid to look at, always of the same pictures: a row of source, sample and original for each, the tasks in
         turn; without a source, samples alone."""
-        if self.samples is None:
-            chosen = [self.shown.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
-            self.samples = chosen, self._sampler(chosen)
-        chosen, sampler = self.samples
+        chosen = [self.shown.sample(i, i % len(self.config.tasks)) for i in range(_SAMPLE_PICTURES)]
         self.step_cell.give_average()
-        y_0, mask = (np.stack([getattr(sample, name) for sample in chosen]) for name in ("y_0", "mask"))
-        cond = None if self.makes_pictures else np.stack([sample.cond for sample in chosen])
-        noise = generator(0, "start").standard_normal(y_0.shape, np.float32)
-        made = sampler(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
+        y_0, cond, _ = self._stacked(chosen)
+        made = self._restore(chosen, generator(0, "start").standard_normal(y_0.shape, np.float32))
         source, target = self.shown.forms
         columns = [(target, made)] if self.makes_pictures else [(source, cond), (target, made), (target, y_0)]
         rows = zip(*([form.to_show(picture) for picture in pictures] for form, pictures in columns))
