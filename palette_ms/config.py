@@ -46,7 +46,9 @@ class DiffusionConfig:
     prediction: Literal["eps", "v", "x0"] = "eps"
     from_source: bool = False
     noise_input: Literal["value", "angle"] = "value"
-    loss: Literal["l2", "l1"] = "l2"
+    # Of the error of the prediction; or, see palette_ms.diffusion.bound, with the bound for a learned variance, the
+    # bound alone, or that of continuous time, with a noise schedule that is learned.
+    loss: Literal["l2", "l1", "hybrid", "vlb", "vdm"] = "l2"
     noise_levels: Literal["schedule", "cosine"] = "schedule"  # γ in training: drawn from train_schedule, or cosine
     # Share of the training pictures at the chain's first level instead, from which one call makes the whole picture.
     first_call: float = 0.0
@@ -58,6 +60,11 @@ class DiffusionConfig:
     time_input: Literal["gamma", "t"] = "gamma"
     # Of a distilled model: the steps of test_schedule that its chain consists of, ascending. Training writes it.
     distilled: Optional[Tuple[int, ...]] = None
+
+    @property
+    def whole_steps(self):
+        """Whether it is trained at the steps of train_schedule, not at levels in between."""
+        return self.time_input == "t" or self.variance == "learned_range" or self.loss in ("hybrid", "vlb")
 
 
 @dataclass(frozen=True)
@@ -549,6 +556,16 @@ def _check_source(config, where):
         raise UserError(f"{where}: diffusion.from_source, diffusion.process: {diffusion.process} and "
                         f"diffusion.noise_input: {diffusion.noise_input} need diffusion.time_input: gamma, from which "
                         "they are reckoned")
+    special = diffusion.loss in ("hybrid", "vlb", "vdm")
+    if (diffusion.loss == "hybrid" and diffusion.variance != "learned_range") or (
+            diffusion.loss == "vdm" and diffusion.whole_steps):
+        raise UserError(f"{where}: diffusion.loss: {diffusion.loss} " + (
+            "needs diffusion.variance: learned_range" if diffusion.loss == "hybrid" else
+            "needs diffusion.time_input: gamma and a variance that is not learned"))
+    if special and (diffusion.first_call or diffusion.noise_levels != "schedule"
+                    or any(task.train_schedule for task in config.tasks)):
+        raise UserError(f"{where}: diffusion.loss: {diffusion.loss} draws its own noise levels: leave out first_call, "
+                        "noise_levels and the tasks' train_schedule")
     if model.num_classes is not None and not unconditional and model.num_classes < len(names):
         raise UserError(f"{where}: model.num_classes must be at least {len(names)}: each task has its own embedding")
 

@@ -27,7 +27,8 @@ class Batch(NamedTuple):
     y_0: np.ndarray  # (N, C, H, W)
     cond: Optional[np.ndarray]  # (N, channels of a source, H, W); None: the model takes no source
     noise: np.ndarray  # (N, C, H, W)
-    gamma: np.ndarray  # (N,); for `DistillationLoss`, int32: the student's step
+    # (N,); for `DistillationLoss` and `SteppedLoss`, int32: the step; for `ContinuousLoss` the time, in [0, 1)
+    gamma: np.ndarray
     mask: np.ndarray  # (N, 1, H, W); ones for tasks that make the whole picture
     label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
     weight: np.ndarray  # (N,), what each picture counts
@@ -231,6 +232,11 @@ class TrainingBatches:
         noise = np.stack([rng.standard_normal(y_0.shape[1:], np.float32) for rng in rngs])
         if self.config.distillation:
             gamma = np.array([rng.integers(self.config.distillation.steps) for rng in rngs], np.int32)
+        elif self.config.diffusion.whole_steps:
+            steps = self.config.diffusion.train_schedule.num_steps
+            gamma = np.array([rng.integers(steps) for rng in rngs], np.int32)
+        elif self.config.diffusion.loss == "vdm":
+            gamma = np.array([rng.random() for rng in rngs], np.float32)
         else:
             gamma = np.concatenate([draw_gammas(rng, 1, self.betas[task]) for rng, task in zip(rngs, tasks)])
         if self.config.diffusion.first_call and not self.config.distillation:

@@ -45,14 +45,8 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
         UserError: no pictures, one that cannot be read, the folder holds something else, a size that the network does
             not divide.
     """
-    config, task, (source_form, target_form) = palette.config, palette.config.tasks[place], palette.forms
-    size, multiple = size or config.data.image_size, palette.network.multiple
-    if size < 1 or size % multiple:
-        raise UserError(f"--size must be a multiple of {multiple}, not {size}")
-    source = open_source(path, target_form.suffixes, [folder])
-    if source.paired != task.needs_pairs:
-        raise UserError(f"{path} holds {'pairs' if source.paired else 'single pictures'}, which the task {task.name} "
-                        "does not take")
+    task, (source_form, target_form) = palette.config.tasks[place], palette.forms
+    size, source = open_clean(palette, task, path, size, [folder])
     settings = {"model": palette.sha256, "task": task.to_dict(), "sampling": vars(sampling), "samples": samples,
                 "size": size, "seed": seed, "pictures": fingerprint(source)}
     settings = json.loads(json.dumps(settings))
@@ -67,7 +61,7 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
             if all(target_form.path(one).is_file() for one in paths):
                 done += 1
                 continue
-            y_0, cond, mask = _pair(decode(source.read(index), palette.forms), palette, task, size, seed, index)
+            y_0, cond, mask = make_pair(palette, task, source, index, size, seed)
             noise = int(generator(seed, "evaluate", index).integers(2**31))
             made = palette.make(place, cond, mask, sampling, noise, samples)
             shown = {"source": source_form.to_show(cond), "mask": np.uint8(255 * mask[0])}
@@ -80,6 +74,22 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
     if done and rank == 0:
         tqdm.write(f"{done} of {len(source)} pictures were made before, in the same way", file=sys.stderr)
     return settings
+
+
+def open_clean(palette, task, path, size=None, leave_out=()):
+    """(side of the squares, source of the pictures): `size`, or that of the training, and what a path stands for.
+
+    Raises:
+        UserError: a size that the network does not divide, or see `palette_ms.data.sources.open_source`.
+    """
+    size, multiple = size or palette.config.data.image_size, palette.network.multiple
+    if size < 1 or size % multiple:
+        raise UserError(f"--size must be a multiple of {multiple}, not {size}")
+    source = open_source(path, palette.forms[1].suffixes, leave_out)
+    if source.paired != task.needs_pairs:
+        raise UserError(f"{path} holds {'pairs' if source.paired else 'single pictures'}, which the task {task.name} "
+                        "does not take")
+    return size, source
 
 
 def _claim(folder, settings):
@@ -116,9 +126,11 @@ def _names(source, path):
                                                      suffixes)]
 
 
-def _pair(row, palette, task, size, seed, index):
-    """(y_0, cond, mask) of the square in a picture's middle."""
+def make_pair(palette, task, source, index, size, seed):
+    """(y_0, cond or None, mask) of the square in a picture's middle, as in training; seed and number decide the damage.
+    """
     source_form, target_form = palette.forms
+    row = decode(source.read(index), palette.forms)
     height, width = row.target.shape[:2]
     side = min(height, width)
     square = np.s_[(height - side) // 2:(height + side) // 2, (width - side) // 2:(width + side) // 2]

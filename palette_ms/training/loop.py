@@ -22,10 +22,12 @@ from palette_ms.data.loader import TrainingBatches
 from palette_ms.data.readers import read_array
 from palette_ms.data.scan import find_ranges
 from palette_ms.data.sources import fingerprint
+from palette_ms.diffusion.bound import ContinuousLoss, SteppedLoss
 from palette_ms.diffusion.cells import LabelledUNet, precondition
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
+from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
@@ -73,10 +75,13 @@ class Trainer:
         if training.jit_level == "O2":
             raise UserError("training.jit_level O2 is about to leave MindSpore: take O1, or leave it out")
         self.makes_pictures = not config.tasks[0].has_source
-        if (diffusion.time_input != "gamma" or diffusion.variance == "learned_range"
-                or (self.makes_pictures and config.model.num_classes is not None)):
-            raise UserError("training knows no time_input but gamma, no learned variance and no classes of pictures: "
-                            "networks of guided-diffusion can only be sampled from")
+        if self.makes_pictures and config.model.num_classes is not None:
+            raise UserError("training knows no classes of pictures: such networks can only be sampled from")
+        if diffusion.variance == "learned_range" and diffusion.loss not in ("hybrid", "vlb"):
+            raise UserError("diffusion.variance: learned_range is learned by the bound: take diffusion.loss: hybrid")
+        if diffusion.whole_steps and (config.distillation or diffusion.loss == "l1" or diffusion.first_call):
+            raise UserError("what is trained at whole steps (time_input: t, a learned variance, loss: vlb) takes no "
+                            "distillation, no loss l1 and no first_call")
         if diffusion.distilled:
             raise UserError("diffusion.distilled is what a distillation writes into its model's config: leave it out")
         if config.distillation:
@@ -120,7 +125,7 @@ class Trainer:
             loss = DistillationLoss(precondition(self.unet, diffusion), precondition(self.teacher, diffusion), gammas,
                                     diffusion.prediction, diffusion.clip)
         else:
-            loss = DiffusionLoss(precondition(self.unet, diffusion), diffusion.loss, diffusion.prediction)
+            loss = create_loss(precondition(self.unet, diffusion), diffusion, runtime.ranks())
         _name(self.unet, "unet")  # whatever is around it: training states have Adam's moments by these names
         self.optimizer = self._create_optimizer()
         averages = dict(self.ema.parameters_and_names())
@@ -140,14 +145,21 @@ class Trainer:
 
     def _create_validation(self):
         diffusion = self.config.diffusion
-        cell = None if self.config.distillation else DiffusionLoss(precondition(self.ema, diffusion), diffusion.loss,
-                                                                   diffusion.prediction)
+        cell = None
+        if not self.config.distillation:  # of the prediction, whatever it is trained with besides
+            if diffusion.loss not in ("l1", "l2"):
+                diffusion = dataclasses.replace(diffusion, loss="l2")
+            cell = create_loss(precondition(self.ema, diffusion), diffusion)
+        gammas = make_gamma_schedule(**vars(diffusion.train_schedule))
         _name(self.ema, "ema")  # a Cell around it names its parameters anew
 
         def loss(samples, noise, gamma):
             y_0, cond, mask = self._stacked(samples)
             label = None if self.config.model.num_classes is None else np.array([one.task for one in samples], np.int32)
-            inputs = y_0, cond, noise, np.full(len(samples), gamma, np.float32), mask, label
+            levels = np.full(len(samples), gamma, np.float32)
+            if diffusion.whole_steps:
+                levels = np.full(len(samples), np.argmin(np.abs(gammas - gamma)), np.int32)
+            inputs = y_0, cond, noise, levels, mask, label
             return float(cell(*(array if array is None else Tensor(array) for array in inputs)).asnumpy())
 
         return Validation(self.config, self.shown, _SAMPLE_PICTURES, self._restore, cell and loss)
@@ -420,6 +432,16 @@ class Trainer:
         columns = [(target, made)] if self.makes_pictures else [(source, cond), (target, made), (target, y_0)]
         rows = zip(*([form.to_show(picture) for picture in pictures] for form, pictures in columns))
         save_atomically(grid(list(rows)), path)
+
+
+def create_loss(unet, diffusion, ranks=1):
+    """The loss that a `palette_ms.config.DiffusionConfig` describes, of a network as its process calls it."""
+    if diffusion.whole_steps:
+        return SteppedLoss(unet, make_gamma_schedule(**vars(diffusion.train_schedule)), diffusion.loss,
+                           diffusion.prediction, diffusion.variance, diffusion.time_input == "t")
+    if diffusion.loss == "vdm":
+        return ContinuousLoss(unet, diffusion.prediction, ranks=ranks)
+    return DiffusionLoss(unet, diffusion.loss, diffusion.prediction)
 
 
 class _Votes:
