@@ -249,8 +249,8 @@ def check_output(path):
     if os.path.lexists(path):
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
-            held.pop("run", None)  # reports of before have none
-            earlier = held and all({"mean", "pictures", "values"} <= figures.keys() for figures in held.values())
+            metrics = [figures for name, figures in held.items() if name != "run"]  # which earlier reports lack
+            earlier = metrics and all({"mean", "pictures", "values"} <= figures.keys() for figures in metrics)
         except (OSError, ValueError, AttributeError, RecursionError):
             earlier = False
         if not earlier:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms import errors
+from palette_ms import errors, runtime
 from palette_ms.data.files import expand, replacing
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
@@ -38,9 +38,10 @@ def main():
     if args.output and (args.output.suffix.lower() != ".json" or args.output.exists()):
         raise UserError(f"--output {args.output} must end in .json, and not be there yet")
 
+    from mindspore import Tensor
+
     from palette_ms.data.forms import Photo
     from palette_ms.diffusion.bound import BoundTerms
-    from palette_ms.diffusion.denoisers import LabelledUNet
     from palette_ms.diffusion.schedule import evenly_spaced, make_gamma_schedule
     from palette_ms.evaluation.trials import open_clean
     from palette_ms.pipeline import Palette
@@ -59,10 +60,14 @@ def main():
         kept = evenly_spaced(len(gammas), args.steps or len(gammas))
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    unet = palette.chains.onnx or palette.unet
-    if palette.config.model.num_classes is not None:
-        labelled = LabelledUNet(unet, [place])
-        unet = labelled if unet is palette.unet else labelled.construct
+    runtime.setup("CPU" if palette.chains.network else args.device, quiet=True)
+    label = [] if palette.config.model.num_classes is None else [np.int32([place])]
+
+    def unet(x, told):
+        if palette.chains.network:
+            return Tensor(palette.chains.network(x.asnumpy(), told.asnumpy(), *label))
+        return palette.unet(x, told, *map(Tensor, label))
+
     terms = BoundTerms(gammas[kept], diffusion.prediction, diffusion.variance, diffusion.clip)
     size, source = open_clean(palette, task, args.input, args.size)
     number = min(len(source), args.pictures or len(source))

@@ -152,7 +152,10 @@ class ResNet50(nn.Cell):
             return _Residual(path, conv(f"{name}.downsample.0", f"{name}.downsample.1", stride, False) if changes
                              else None)
 
-        self.stem = nn.SequentialCell(conv("conv1", "bn1", 2), nn.MaxPool2d(3, 2, "pad", padding=1))
+        # What comes from ReLU is not negative, so that zeros around it change no maximum; MindSpore 2.10 exports no
+        # maximum pool that pads by itself.
+        self.stem = nn.SequentialCell(conv("conv1", "bn1", 2), nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))),
+                                      nn.MaxPool2d(3, 2))
         self.blocks = nn.SequentialCell(*(block(f"layer{level + 1}.{i}", 2 if level and not i else 1)
                                           for level, depth in enumerate((3, 4, 6, 3)) for i in range(depth)))
         weight, bias = (_named(tensors, f"fc.{name}") for name in ("weight", "bias"))

@@ -82,7 +82,7 @@ def open_clean(palette, task, path, size=None, leave_out=()):
     Raises:
         UserError: a size that the network does not divide, or see `palette_ms.data.sources.open_source`.
     """
-    size, multiple = size or palette.config.data.image_size, palette.network.multiple
+    size, multiple = size or palette.config.data.image_size, palette.chains.multiple
     if size < 1 or size % multiple:
         raise UserError(f"--size must be a multiple of {multiple}, not {size}")
     source = open_source(path, palette.forms[1].suffixes, leave_out)
