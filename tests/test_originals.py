@@ -228,6 +228,7 @@ def test_a_tiff_of_many_strips_is_read_by_others(order):
 
 def test_of_a_tiffs_tags_those_of_its_pixels_stay_behind(palette, tmp_path):
     tifffile.imwrite(tmp_path / "p.tif", SMOOTH, photometric="rgb", compression="zlib", description="a scan",
+                     metadata=None,  # which would be a second description
                      extratags=[(ExifTags.Base.Artist, 2, 0, "Jürgen".encode(), True)], resolution=(300, 300),
                      resolutionunit="inch")
     data = (tmp_path / "p.tif").read_bytes()
