@@ -229,6 +229,7 @@ def test_the_ports_preset_has_its_number_of_parameters(repository):
 
 @pytest.mark.parametrize("options", [{}, {"channel_mults": (1,)}], ids=str)
 def test_its_own_deep_features_give_the_whole_networks_answer(options):
+    ms.set_context(mode=ms.PYNATIVE_MODE)  # three networks for a call each
     unet = randomize(UNet(**{**TINY, "norm_groups": 4, **options}))
     x, gamma, other = Tensor(normal(1, 6, 8, 8)), Tensor([0.3], ms.float32), Tensor([0.35], ms.float32)
     output, deep = DeepFeatures(unet)(x, gamma)
