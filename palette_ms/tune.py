@@ -16,7 +16,7 @@ SAMPLERS = ("ddim", "dpmpp_2m")  # of the others, ddpm is for long chains, and w
 # In dB. What lies closer to the best is taken for chance, and fewer calls are taken instead.
 ALIKE = 0.02
 # In dB, what twice as many mirror images must gain to be worth twice the time.
-WORTH = 0.05
+WORTH = 0.08
 
 
 def main():
@@ -24,7 +24,7 @@ def main():
         prog="python -m palette_ms.tune", description=__doc__,
         epilog="The most faithful way (the highest PSNR over what is made) becomes what sample and restore() do by "
                "default; among ways with more calls, the one whose results have as much detail as the originals is "
-               "what --detail 1 does. Mirror images (--flips) are taken where they gain 0.05 dB each time their number "
+               "what --detail 1 does. Mirror images (--flips) are taken where they gain 0.08 dB each time their number "
                "is doubled. Take photos that it was not trained with.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), which is written again")
     parser.add_argument("--input", required=True, help="pictures like those to restore: as data.path in training")

@@ -43,7 +43,9 @@ def facts(args):
         own = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.name not in common}
         usage = task.usage or Usage()
         lines.append(f"| `{task.name}` | {'; '.join(f'{name} {_plain(value)}' for name, value in own.items())} | "
-                     f"{usage.steps} of {usage.sampler}{f', in tiles of {usage.tile}' if usage.tile else ''} |")
+                     f"{usage.steps} of {usage.sampler}"
+                     + f", over {usage.flips} mirror images" * (usage.flips > 1)
+                     + f", in tiles of {usage.tile}" * bool(usage.tile) + " |")
     return lines
 
 
