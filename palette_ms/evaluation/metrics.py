@@ -71,8 +71,7 @@ def ab_error(restored, original, where=None, span=255):
     Raises:
         UserError: they are not RGB of 8 bits.
     """
-    if span != 255 or np.shape(original)[2] != 3:
-        raise UserError("ab_error needs RGB of 8 bits")
+    _check_rgb(original, span, "ab_error")
     a, b = (cv2.cvtColor(np.float32(picture) / 255, cv2.COLOR_RGB2LAB)[..., 1:] for picture in (restored, original))
     distances = np.linalg.norm(a - b, axis=-1)
     return float(np.mean(distances if where is None else distances[where]))
@@ -90,8 +89,7 @@ def luma(picture, span=255):
     Raises:
         UserError: it is not RGB of 8 bits.
     """
-    if span != 255 or np.shape(picture)[2] != 3:
-        raise UserError("psnr_y and ssim_y need RGB of 8 bits")
+    _check_rgb(picture, span, "luma (psnr_y, ssim_y)")
     return 16 + np.asarray(picture) @ np.array([[65.481], [128.553], [24.966]]) / 255
 
 
@@ -119,8 +117,7 @@ def colourfulness(restored, original, where=None, span=255):
     Raises:
         UserError: it is not RGB of 8 bits.
     """
-    if span != 255 or np.shape(restored)[2] != 3:
-        raise UserError("colourfulness needs RGB of 8 bits")
+    _check_rgb(restored, span, "colourfulness")
     red, green, blue = np.moveaxis(np.float64(restored)[slice(None) if where is None else where], -1, 0)
     opponents = red - green, (red + green) / 2 - blue
     return float(np.hypot(*map(np.std, opponents)) + 0.3 * np.hypot(*map(np.mean, opponents)))
@@ -132,3 +129,9 @@ METRICS = {"psnr": psnr, "ssim": ssim, "psnr_y": psnr_y, "ssim_y": ssim_y, "ab_e
 BETWEEN_SAMPLES = {"ssim_between": ssim}
 LOWER_IS_BETTER = {"ab_error", "fid", "fid_64", "fid_192", "fid_768", "clean_fid", "perceptual_distance", "lpips_alex",
                    "lpips_vgg", "ssim_between"}
+
+
+def _check_rgb(picture, span, name):
+    """Raises UserError unless a picture, as metrics are given it, is RGB of 8 bits."""
+    if span != 255 or np.shape(picture)[2] != 3:
+        raise UserError(f"{name} needs RGB of 8 bits")
