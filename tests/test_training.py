@@ -20,6 +20,7 @@ from palette_ms.config import config_from_dict
 from palette_ms.data.forms import Photo
 from palette_ms.data.loader import Batch, TrainingBatches, crop, recolor
 from palette_ms.data.sources import Row
+from palette_ms.diffusion.cells import precondition
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.errors import Stopped, UserError
 from palette_ms.training import loop
@@ -671,6 +672,23 @@ def test_tasks_begin_with_their_own_embedding_in_another_model_and_new_ones_with
     x, gamma = Tensor(np.random.default_rng(0).standard_normal((1, 6, 16, 16), np.float32)), Tensor([0.3], ms.float32)
     np.testing.assert_allclose(alone(x, gamma).asnumpy(), trainer.unet(x, gamma, Tensor([1], ms.int32)).asnumpy(),
                                atol=1e-6)
+
+
+def test_a_process_from_the_source_begins_with_the_answers_of_palettes_own(photos, tmp_path):
+    def trainer(output, **changed):
+        base = tiny_config(photos, tmp_path / output, **changed)
+        process = "i2sb" if changed else "palette"
+        diffusion = dataclasses.replace(base.diffusion, prediction="x0", from_source=True, process=process)
+        return loop.Trainer(dataclasses.replace(base, diffusion=diffusion))
+
+    palette = trainer("palette")
+    for parameter in palette.unet.get_parameters():
+        parameter.set_data(Tensor(0.1 * np.random.default_rng(0).standard_normal(parameter.shape, np.float32)))
+    palette.save(tmp_path / "model.safetensors")
+    bridge = trainer("bridge", init_from=str(tmp_path / "model.safetensors"))
+    x, gamma = Tensor(np.random.default_rng(1).standard_normal((1, 6, 16, 16), np.float32)), Tensor([0], ms.float32)
+    one, other = (precondition(of.unet, of.config.diffusion)(x, gamma).asnumpy() for of in (palette, bridge))
+    np.testing.assert_allclose(one, other, atol=1e-5)  # of nothing but the source, beside noise
 
 
 def test_a_model_without_source_is_trained_and_makes_pictures(photos, tmp_path):

@@ -71,6 +71,19 @@ def needed(diffusion):
     return diffusion.from_source or diffusion.noise_input != "value" or diffusion.process != "palette"
 
 
+def bridging(kernel):
+    """The first convolution of a network that was trained with `from_source` as Palette, for a process from the source.
+
+    It saw source and c_in · (y_t − √γ source), and sees source and x_t = source + k (y_t − √γ source) now: the second
+    half of the channels sees the difference of the two, so that at γ = 0 both networks answer the same.
+
+    Args:
+        kernel: (C_out, C_in, K, K), the source's channels before the picture's.
+    """
+    of_source, of_picture = np.split(kernel, 2, axis=1)
+    return np.concatenate((of_source - of_picture, of_picture), axis=1)
+
+
 def in_graph(diffusion, channels):
     """`palette_ms.diffusion.cells.Preconditioned` for `palette_ms.unet.onnx.write`, its argument `around`.
 
