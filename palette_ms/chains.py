@@ -1,14 +1,16 @@
 """The chains of a checkpoint: samplers around its network, with labels, guidance, tiles and reuse, compiled once."""
 
+import math
 import sys
 from numbers import Integral
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 from tqdm import tqdm
 
 from palette_ms.diffusion.denoisers import ReusingUNet, flipped, guided, is_cell, labelled
-from palette_ms.diffusion.samplers import create_chain, create_sampler
-from palette_ms.diffusion.tiles import TiledUNet
+from palette_ms.diffusion.samplers import Sampler, create_chain, create_sampler
+from palette_ms.diffusion.tiles import TiledUNet, blend, spans
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
 from palette_ms.runtime import max_memory
@@ -20,6 +22,25 @@ ATTENTION_LIMIT = 2**30
 # Where the chain of a refining pass starts, as `Sampling.strength`. In holes of 100 × 100 to 300 × 200 pixels of six
 # photos, made in one call by a model of 64 × 64, 0.3 and 0.5 left specks, and above 0.8 the coarse pass hardly counted.
 REFINING = 0.7
+# Bytes that a chain holds of each value of a picture: source, noise and states (measured, as `_PICTURE_BYTES` of
+# `palette_ms.pipeline`, by tracemalloc at 1200 × 3000 pixels).
+CHAIN_BYTES = 52
+
+
+class Band(NamedTuple):
+    """Rows of a pass that a chain makes at once.
+
+    Attributes:
+        rows: a slice of the shrunk crop's.
+        weight: float32 (rows, 1), what the answer counts beside the neighbouring bands'.
+        sampler: None: nothing is to be made.
+        progress: what it reports its network calls to, or None.
+    """
+
+    rows: slice
+    weight: np.ndarray
+    sampler: Optional[Sampler]
+    progress: Optional[Callable[[int], None]]
 
 
 def _attention_limit():
@@ -59,11 +80,12 @@ class Chains:
         if overlap is not None and not 0 <= overlap <= tile - multiple:
             raise UserError(f"overlap must be from 0 to {tile - multiple} pixels for tiles of {tile}, not {overlap}")
 
-    def of_holes(self, labels, task, sampling, tile, overlap, progress, holes, whole=False):
+    def of_holes(self, labels, samples, task, sampling, tile, overlap, progress, holes, whole=False):
         """What fills each chain's holes (P, 1, H, W), and what it reports its network calls to.
 
         Args:
             labels: of a picture's samples, a tuple, or None.
+            samples: how many there are of each picture.
             task: `palette_ms.tasks.Task`.
             sampling: `Sampling`.
             tile, overlap, progress: as in `restore`; a tile may be the checkpoint's too.
@@ -71,7 +93,7 @@ class Chains:
                 gives (a strength below 1).
 
         Returns: for each of `holes` a list of (members, passes, chains): the indices of pictures that are made
-            together, a tuple of `palette_ms.holes.Pass`, and for each of these (sampler, progress or None).
+            together, a tuple of `palette_ms.holes.Pass`, and for each of these a list of `Band`.
         """
         whole = whole or sampling.strength < 1
         update = None if progress is None else progress.update
@@ -86,27 +108,45 @@ class Chains:
             work.append([(members, passes, []) for passes, members in groups.items()])
             for members, passes, chains in work[-1]:
                 for step in passes:
-                    seen = self.pad(shrink_hole(hole[members][inside(step.box)], step.factor))
+                    seen = shrink_hole((hole if len(members) == len(hole) else hole[members])[inside(step.box)],
+                                       step.factor)
                     side, overlapping = (step.tile, None) if step.tile and sampling.reuse == 1 else (tile, overlap)
-                    if tile is None and self._is_too_large(seen, side):
+                    all_rows = self._spans_of_bands(seen.shape, samples)
+                    if tile is None and (side is None and len(all_rows) > 1 or self._is_too_large(seen, side)):
                         side = self.config.data.image_size
                         if not told:  # unlike print, this leaves a progress bar whole
-                            tqdm.write(f"tiles of {side}×{side} pixels: the whole picture's attention would take more "
-                                       f"than {_attention_limit() // 2**20} MiB", file=sys.stderr)
+                            tqdm.write(f"tiles of {side}×{side} pixels: the whole picture at once would take too much "
+                                       "memory", file=sys.stderr)
                         told = True
-                    sampler, report, count = self._sampler_of_hole(
-                        None if labels is None else labels * len(members), task,
-                        sampling.below(REFINING) if step.refines else sampling, side, overlapping, update, seen)
-                    chains.append((sampler, report))
-                    calls += count
+                    bands = []
+                    for rows, weight in zip(all_rows, blend(all_rows)):
+                        part, sampler, report = seen[:, :, rows], None, None
+                        if len(all_rows) == 1 or (part > 0).any():
+                            sampler, report, count = self._sampler_of_hole(
+                                None if labels is None else labels * len(members), task,
+                                sampling.below(REFINING) if step.refines else sampling, side, overlapping, update,
+                                self.pad(part))
+                            calls += count
+                        weight = weight[:part.shape[2], None].astype(np.float32)
+                        bands.append(Band(rows, weight, sampler, report))
+                    chains.append(bands)
         if progress is not None:
             progress.reset(calls)
         return work
 
+    def _spans_of_bands(self, shape, samples):
+        """The rows of (P, 1, H, W) that are made at once, slices of P · `samples` pictures' rows that together take a
+        quarter of the memory that may be used, but no less than four of the training size. They overlap by the training
+        size, over which one band's result becomes the next one's."""
+        least, multiple = self.config.data.image_size, self.multiple
+        row = CHAIN_BYTES * self.config.data.channels.target * shape[0] * samples * shape[3]
+        height = max(max_memory() // 4 // row, 4 * least) // multiple * multiple
+        return spans(-(-shape[2] // multiple) * multiple, height, least, multiple)
+
     def _is_too_large(self, hole, tile):
         """Whether what the network is given of (P, 1, H, W) in tiles, or None, is larger than in training and takes
         too much memory."""
-        sides = [min(side, tile or side) for side in hole.shape[2:]]
+        sides = [min(-(-side // self.multiple) * self.multiple, tile or math.inf) for side in hole.shape[2:]]
         return (max(sides) > self.config.data.image_size
                 and attention_bytes(self.config.model, *sides) > _attention_limit())
 
@@ -128,6 +168,8 @@ class Chains:
     def pad(self, array):
         """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
         bottom, right = (-side % self.multiple for side in array.shape[2:])
+        if not bottom and not right:
+            return array
         return np.pad(array, ((0, 0), (0, 0), (0, bottom), (0, right)), "symmetric")
 
     def _denoiser(self, labels, sampling):

@@ -89,14 +89,13 @@ def fill(passes, pictures, hole, made, chain):
         passes: tuple of `Pass`.
         pictures: float32 (N, C, H, W), as sources.
         hole: float32 (N, 1, H, W), in all of the pictures the plan's.
-        made: float32 (N · samples, C', H, W), the pictures as results, with anything in the hole.
+        made: float32 (N · samples, C', H, W), the pictures as results, with anything in the hole; is filled.
         chain: function of a pass's number, pictures (N, C, h, w), hole (N, 1, h, w) and a guess
             (N · samples, C', h, w) or None → (N · samples, C', h, w).
 
-    Returns: as made; what is known is as `chain` gives it where the only pass is of the whole picture, else as it was.
+    Returns: made, in which what is known is as it was.
     """
     samples = len(made) // len(pictures)
-    made = made.copy()
     for k, (factor, box, own, refines, _) in enumerate(passes):
         view = inside(box)
         small, small_hole = shrink(pictures[view], hole[view], factor)
@@ -105,17 +104,16 @@ def fill(passes, pictures, hole, made, chain):
         if refines:
             guess = made[view] if factor == 1 else resize(made[view], *size)
         y = chain(k, small, small_hole, guess)
-        if passes == whole_pass(hole[0]):
-            return y
         if factor > 1:
             # What was made small misses the details that the hole's border has: the difference there is spread smoothly
             # over the hole (Poisson blending: Pérez et al. 2003), so that no seam is left.
             y = resize(y, *made[view].shape[2:])
             y = y + np.stack([smooth_fill(*pair) for pair in zip(made[view] - y, np.repeat(hole[view], samples, 0))])
-        whole = made.copy()
-        whole[view] = y
-        made[inside(own)] = np.where(np.repeat(hole, samples, 0)[inside(own)] > 0, whole[inside(own)],
-                                     made[inside(own)])
+        # Of the box, what is in the hole's own part.
+        top, bottom, left, right = np.array((box, own)).T
+        part = max(top), min(bottom), max(left), min(right)
+        place, there = inside(part), inside([side - box[2 * (k // 2)] for k, side in enumerate(part)])
+        np.copyto(made[place], y[there], where=np.repeat(hole[place], samples, 0) > 0)
     return made
 
 

@@ -10,14 +10,14 @@ from os import PathLike
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms.chains import Chains
+from palette_ms.chains import CHAIN_BYTES, Chains
 from palette_ms.checkpoint import Checkpoint, check_model
 from palette_ms.data.forms import can_hold, forms
 from palette_ms.diffusion.preconditioning import in_graph
 from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
-from palette_ms.holes import fill
+from palette_ms.holes import fill, whole_pass
 from palette_ms.priors.restorations import STEPS
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
@@ -25,9 +25,8 @@ from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
 from palette_ms.tasks.task import Request
 
-# Bytes that each value of a picture takes: from its file to the result, and in a chain's source, noise and states
-# (measured at 4000 × 3000 pixels: colours took 0.95 GB beside the program's 0.5, denoising in tiles 2.2 GB).
-_PICTURE_BYTES, _CHAIN_BYTES = 27, 36
+# Bytes that each value of a picture takes from its file to the result, beside the chain's.
+_PICTURE_BYTES = 17
 
 SAMPLING = {field.name for field in dataclasses.fields(Sampling)}
 
@@ -197,7 +196,7 @@ class Palette:
         size = task.checked_size(*source.shown(originals[0]).shape[:2], asked[0])
         originals = [source.resized(original, *size) for original in originals]
         pictures = [source.shown(original) for original in originals]
-        softened = [np.stack(masks) for masks in zip(*(
+        softened = [_batch(masks) for masks in zip(*(
             task.checked_holes(*size, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
@@ -209,11 +208,11 @@ class Palette:
         if target.kind and not can_hold(target.kind.dtype, known) and not all(hole.all() for hole in holes):
             raise UserError(f"results of this model are {target.kind.dtype}, which cannot hold what is known of the "
                             "picture: save it with the values that the model was trained with")
-        chains = self.chains.of_holes(labels, task, sampling, tile, overlap, progress, holes, tiled)
+        chains = self.chains.of_holes(labels, num_samples, task, sampling, tile, overlap, progress, holes, tiled)
         _check_memory(size, num_samples, len(originals), channels.target, chains)
         numbers = range(first_sample, first_sample + num_samples)
         run = functools.partial(self._run, task, chains, holes, sampling, numbers, seed)
-        made = task.restore(np.stack([source.to_float(picture) for picture in pictures]), asked[0], run)
+        made = task.restore(_batch([source.to_float(picture) for picture in pictures]), asked[0], run)
         results = [[] for _ in pictures]
         _check_finite(made)
         for number, y in enumerate(made):
@@ -278,32 +277,52 @@ class Palette:
         """
         hole_of = np.arange(len(pictures)) * len(holes[number]) // len(pictures)
         samples = len(numbers) * len(holes[number]) // len(pictures)  # of each of these pictures
-        made = np.repeat(self._as_targets(task, pictures), samples, 0)
+        groups, results = [], []
         for members, passes, chained in chains[number]:
-            given = np.isin(hole_of, members)
-            rows = np.repeat(given, samples)
+            group = np.flatnonzero(np.isin(hole_of, members))
+            some, hole = _rows(pictures, group), _rows(holes[number], hole_of[group])
             chain = functools.partial(self._chain, task, sampling, numbers, samples, seed, stream, chained)
-            made[rows] = fill(passes, pictures[given], holes[number][hole_of[given]], made[rows], chain)
-        return made
+            if passes == whole_pass(hole[0]):
+                results.append(chain(0, some, hole, None))
+            else:
+                results.append(fill(passes, some, hole, np.repeat(self._as_targets(task, some), samples, 0), chain))
+            groups.extend(group[:, None] * samples + np.arange(samples))
+        return _rows(_batch(results, np.concatenate), np.argsort(np.concatenate(groups)))
 
     def _chain(self, task, sampling, numbers, samples, seed, stream, chains, number, pictures, hole, guess):
-        """One chain over a batch.
+        """One pass over a batch, band by band.
 
         Args:
             numbers: of the samples, a range.
             samples: to be made of each of these pictures.
-            chains, number: (sampler, progress) of all that are run one after the other, and which of them it is.
+            chains, number: the bands of all passes that are run one after the other, and which of them it is.
             pictures: (N, C, h, w), a picture each or a sample each.
             hole: (N, 1, h, w).
             guess: (N · samples, C', h, w), what it starts from, or None: what the user's strength says.
 
         Returns: float32 (N · samples, C', h, w).
         """
-        sampler, progress = chains[number]
+        # What is alone has the noise of the seed itself.
+        own = [n for n in (stream, number if len(chains) > 1 else None) if n is not None]
+        if len(chains[number]) == 1:
+            return self._band(task, sampling, numbers, samples, seed, own, chains[number][0], pictures, hole, guess)
+        made = None
+        for k, band in enumerate(chains[number]):
+            parts = [None if array is None else array[:, :, band.rows] for array in (pictures, hole, guess)]
+            if band.sampler:
+                y = self._band(task, sampling, numbers, samples, seed, [*own, k], band, *parts)
+            else:
+                y = np.repeat(self._as_targets(task, parts[0]), samples, 0)
+            if made is None:
+                made = np.zeros((*y.shape[:2], *pictures.shape[2:]), np.float32)
+            made[:, :, band.rows] += band.weight * y
+        return made
+
+    def _band(self, task, sampling, numbers, samples, seed, own, band, pictures, hole, guess):
+        """`_chain` of a band's rows; own: what tells its noise from that of others with this seed."""
+        sampler, progress = band.sampler, band.progress
         height, width = pictures.shape[2:]
         pictures, hole = self.chains.pad(pictures), self.chains.pad(hole)
-        # One that is alone has the noise of the seed itself.
-        own = [n for n in (stream, number if len(chains) > 1 else None) if n is not None]
         chain_seed = int(generator(seed, "go", *own).integers(2**31)) if own else seed
         cond = [task.checked_source(picture, one, generator(seed, "source", *own))
                 for picture, one in zip(pictures, hole)]
@@ -410,7 +429,7 @@ class Palette:
             holes = task.checked_holes(*cond.shape[1:], request, generator(seed, "mask"))
         holes = [hole[None] for hole in holes]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
-        chains = self.chains.of_holes(labels, task, sampling, None, None, None, holes, False)
+        chains = self.chains.of_holes(labels, num_samples, task, sampling, None, None, None, holes)
         run = functools.partial(self._run, task, chains, holes, sampling, range(num_samples), seed)
         return run(cond[None]) if task.required else task.restore(cond[None], request, run)
 
@@ -484,19 +503,32 @@ def _check_counts(num_samples, seed, first_sample):
 def _check_memory(size, samples, pictures, channels, work):
     """Raises UserError: what pictures of a size and the largest of their chains (see `Chains.of_holes`) hold, without
     the network, is too much."""
-    chain = max(len(members) * (bottom - top) * (right - left) // step.factor**2
-                for groups in work for members, passes, _ in groups for step in passes
-                for top, bottom, left, right in [step.box])
-    needed = samples * channels * (pictures * size[0] * size[1] * _PICTURE_BYTES + chain * _CHAIN_BYTES)
+    chain = max(len(members) * len(band.weight) * -(-(step.box[3] - step.box[2]) // step.factor)
+                for groups in work for members, passes, chains in groups
+                for step, bands in zip(passes, chains) for band in bands)
+    needed = samples * channels * (pictures * size[0] * size[1] * _PICTURE_BYTES + chain * CHAIN_BYTES)
     if needed > max_memory():
-        raise UserError(f"{size[1]}×{size[0]} pixels, {samples * pictures} times, take about {needed / 2**30:.1f} GiB, "
-                        f"more than the {max_memory() / 2**30:.1f} that may be used: fewer samples or a smaller "
+        raise UserError(f"{size[1]}×{size[0]} pixels, {samples * pictures} times, take about {needed / 2**20:.0f} MiB, "
+                        f"more than the {max_memory() / 2**20:.0f} that may be used: fewer samples or a smaller "
                         "picture take less, and --max-memory (PALETTE_MS_MAX_MEMORY) allows more")
+
+
+def _batch(arrays, join=np.stack):
+    """Arrays put together; one alone without a copy of it, which a large picture would take too much memory for."""
+    arrays = list(arrays)
+    if len(arrays) > 1:
+        return join(arrays)
+    return arrays[0] if join is np.concatenate else arrays[0][None]
+
+
+def _rows(array, places):
+    """The given places of an array, without a copy where they are all of it."""
+    return array if np.array_equal(places, np.arange(len(array))) else array[places]
 
 
 def _check_finite(made):
     """What chains made. Raises UserError: it is no picture."""
-    if not np.isfinite(made).all():
+    if not np.isfinite((made.min(), made.max())).all():
         raise UserError("the network made values that are not finite: its weights are damaged, or too large for the "
                         "precision; --precision float32 and --runtime mindspore tell which")
     return made

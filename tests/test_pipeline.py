@@ -613,7 +613,7 @@ def test_train_then_sample_through_the_commands(pictures, tmp_path):
 
 def test_what_takes_more_memory_than_may_be_used_is_refused_before_it_is_made(palette, monkeypatch):
     monkeypatch.setenv("PALETTE_MS_MAX_MEMORY", "1M")
-    with pytest.raises(UserError, match="400×400 pixels, 1 times, take about .* GiB, more than .* --max-memory"):
+    with pytest.raises(UserError, match="400×400 pixels, 1 times, take about .* MiB, more than .* --max-memory"):
         palette.restore(np.zeros((400, 400, 3), np.uint8), task="colorization")
     monkeypatch.setenv("PALETTE_MS_MAX_MEMORY", "much")
     with pytest.raises(UserError, match="must be like 500M or 8G, not 'much'"):

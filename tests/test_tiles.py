@@ -1,6 +1,7 @@
 """Pictures larger than the training size, restored in tiles."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -228,6 +229,61 @@ def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeyp
     assert len(lines) == 1 and lines[0].startswith("tiles of 16×16 pixels: ")
     palette.restore(photo[:16, :16], "denoising")
     assert capsys.readouterr().err == ""
+
+
+class Echo:
+    """A network that answers the source, whatever it is given beside it, and keeps the sizes that it was asked for."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, x, time):
+        self.sizes.append(x.shape[2:])
+        return x[:, :3]
+
+
+@pytest.fixture
+def echoing():
+    palette = Palette(lambda: None, CONFIG, pictures=10**6)
+    palette.chains.network = Echo()
+    return palette
+
+
+def test_a_picture_too_large_for_the_memory_is_made_in_bands_of_rows(echoing, photo, monkeypatch):
+    tall, hole, bar = np.tile(photo, (5, 1, 1))[:-1], np.zeros((239, WIDTH)), Bar()
+    hole[20:30, 10:70] = hole[230:, :40] = 1
+    whole = array(echoing.restore(tall, "denoising"))
+    assert echoing.chains.network.sizes == 3 * [(240, 80)]
+    monkeypatch.setenv("PALETTE_MS_MAX_MEMORY", "2M")
+    banded = Echo()
+    echoing.chains.network, echoing.chains._denoisers = banded, {}
+    # Wherever the bands lie, what they say adds up to the picture.
+    np.testing.assert_array_equal(array(echoing.restore(tall, "denoising", progress=bar)), whole)
+    np.testing.assert_array_equal(whole, tall)
+    assert set(banded.sizes) == {(SIZE, SIZE)} and bar.done == bar.total == len(banded.sizes)
+    # Bands without a hole are left alone.
+    asked = len(banded.sizes)
+    np.testing.assert_array_equal(array(echoing.restore(tall, "inpainting", hole, tile=SIZE))[hole < 1],
+                                  tall[hole < 1])
+    rows = [(0, 64), (44, 108), (88, 152), (132, 196), (176, 240)]  # of 64, over 16 and more, evenly
+    calls = [3 * TiledUNet(None, np.pad(hole, ((0, 1), (0, 0)), "edge")[None, top:bottom], 2, SIZE).num_tiles
+             for top, bottom in rows if hole[top:bottom].any()]
+    assert len(calls) == 2 and len(banded.sizes) - asked == sum(calls)
+
+
+@pytest.mark.parametrize("task", ["denoising", "colorization"])
+def test_a_large_picture_takes_no_more_memory_than_was_allowed(echoing, task, monkeypatch):
+    picture = np.random.default_rng(0).integers(0, 256, (1200, 1000, 3), np.uint8)
+    monkeypatch.setenv("PALETTE_MS_MAX_MEMORY", "90M")
+    tracemalloc.start()
+    try:
+        echoing.restore(picture, task, **({"tile": 64} if task == "denoising" else {}))
+        assert tracemalloc.get_traced_memory()[1] < 90 * 2**20
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setenv("PALETTE_MS_MAX_MEMORY", "50M")
+    with pytest.raises(UserError, match="1000×1200 pixels.*more than the 50 "):
+        echoing.restore(picture, task)
 
 
 def test_mistakes_about_tiles_are_told(palette, photo):

@@ -24,6 +24,7 @@ _LIMIT = threading.Lock()
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as libjpeg and Pillow
 # Of damaged EXIF Pillow tells in lines of its own code. What cannot be read is an error, or left out.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+_ROWS = 256  # converted at once, so that a large picture's floats are not held several times
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -207,12 +208,30 @@ def _to_rgb(image):
 
 def to_float(image):
     """uint8 (H, W, 3) → float32 (3, H, W) in [−1, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32) / 127.5 - 1
+    y = np.array(image.transpose(2, 0, 1), np.float32, order="C")
+    y /= 127.5
+    y -= 1
+    return y
+
+
+def by_rows(function, *arrays):
+    """A function of pixels, on some rows of large pictures (…, H, W) at once, since what it makes on its way takes a
+    few times their memory. Returns what it makes of all, float32 (…, H, W)."""
+    made = None
+    for top in range(0, arrays[0].shape[-2], _ROWS):
+        part = function(*(array[..., top:top + _ROWS, :] for array in arrays))
+        if made is None:
+            made = np.empty((*part.shape[:-2], *arrays[0].shape[-2:]), np.float32)
+        made[..., top:top + _ROWS, :] = part
+    return made
 
 
 def to_uint8(y):
     """float (3, H, W) in about [−1, 1] → uint8 (H, W, 3), rounded and clipped."""
-    return ((y.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    made = np.empty((*y.shape[1:], len(y)), np.uint8)
+    for top in range(0, y.shape[1], _ROWS):
+        made[top:top + _ROWS] = ((y[:, top:top + _ROWS].transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255)
+    return made
 
 
 def check_regular(path):

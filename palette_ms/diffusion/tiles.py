@@ -41,7 +41,7 @@ class TiledUNet:
         self.together = together
         height, width = hole.shape[1:]
         overlap = tile // 4 if overlap is None else overlap
-        rows, columns = (_spans(side, tile, overlap, multiple) for side in (height, width))
+        rows, columns = (spans(side, tile, overlap, multiple) for side in (height, width))
         places = [np.s_[..., row, column] for row in rows for column in columns]
         places = [place for place in places if (hole[place] > 0).any()]
         self.num_tiles = len(places)
@@ -65,7 +65,16 @@ class TiledUNet:
         return blended
 
 
-def _spans(side, tile, overlap, multiple):
+def blend(parts):
+    """What each of some spans along one side counts where they overlap: a list of arrays that add up to 1."""
+    weights = [_window(part) for part in parts]
+    total = np.zeros(parts[-1].stop)
+    for part, weight in zip(parts, weights):
+        total[part] += weight
+    return [weight / total[part] for part, weight in zip(parts, weights)]
+
+
+def spans(side, tile, overlap, multiple):
     """Slices of `tile` pixels, evenly spread from one edge to the other; of the whole side where that is shorter."""
     stride = (tile - overlap) // multiple  # at most
     tile = min(tile, side)

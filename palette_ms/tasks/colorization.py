@@ -6,7 +6,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from palette_ms.data.images import LUMA, resize
+from palette_ms.data.images import LUMA, by_rows, resize
 from palette_ms.tasks.task import Task, option
 
 
@@ -46,7 +46,8 @@ class Colorization(Task):
             join = self._bring_up
         samples = len(made) // len(pictures)
         sources = [self.source(picture) for picture in pictures]
-        return np.stack([join(np.clip(y, -1, 1), sources[i // samples]) for i, y in enumerate(made)])
+        joined = [join(np.clip(y, -1, 1), sources[i // samples]) for i, y in enumerate(made)]
+        return np.stack(joined) if len(joined) > 1 else joined[0][None]  # a large one is not copied
 
     def _bring_up(self, y, source):
         """The colours of a small picture in the gray of a large one, which stays as it is.
@@ -130,6 +131,10 @@ def join_lab(gray, ab):
 
     Returns: float32 (3, H, W) in [−1, 1].
     """
+    return by_rows(_join, gray, ab)
+
+
+def _join(gray, ab):
     def lightness_moves(rgb, lab):
         return np.abs(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[..., 0] - lab[..., 0]) > 0.5
 
@@ -153,5 +158,8 @@ def join_lab(gray, ab):
 
 def to_lab(y):
     """float32 RGB (3, H, W) in [−1, 1] → CIE Lab (3, H, W): L in [0, 100], a and b in about [−127, 127] (sRGB, D65)."""
-    rgb = np.clip(np.ascontiguousarray(y.transpose(1, 2, 0)) / 2 + 0.5, 0, 1)
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).transpose(2, 0, 1)
+    def convert(y):
+        rgb = np.clip(np.ascontiguousarray(y.transpose(1, 2, 0)) / 2 + 0.5, 0, 1)
+        return cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).transpose(2, 0, 1)
+
+    return by_rows(convert, y)
