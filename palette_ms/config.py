@@ -432,6 +432,7 @@ def _check_ranges(config, where):
         "data": ("image_size", "workers"),
         "training": ("steps", "batch_size", "accumulation", "learning_rate", "log_every", "sample_steps", "save_every",
                      "keep", "max_skipped"),
+        "validation": ("pictures",),
     }
     for section, names in positive.items():
         for name in names:
@@ -443,9 +444,11 @@ def _check_ranges(config, where):
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
     for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),
                           ("training", "decay_steps"), ("training", "max_grad_norm"), ("training", "sample_every"),
-                          ("training", "seed")):
+                          ("training", "seed"), ("validation", "every")):
         if getattr(getattr(config, section), name) < 0:
             raise UserError(f"{where}: {section}.{name} must not be negative")
+    if not config.validation.metrics:
+        raise UserError(f"{where}: validation.metrics needs at least one metric")
     if not 0 <= config.training.recompute <= len(config.model.channel_mults):
         raise UserError(f"{where}: training.recompute must be from 0 to {len(config.model.channel_mults)}, the number "
                         "of levels in model.channel_mults")

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+from typing import NamedTuple, Optional
 
 from palette_ms import __version__, errors, runtime
 from palette_ms.data.files import expand, replacing
@@ -79,25 +80,29 @@ def main():
         check_output(args.output)
     if args.page:
         check_page(args.page, "report.html")
+    if args.save_statistics:
+        check_statistics(args, metrics)
     if args.border < 0:
         raise UserError(f"--border must be at least 0, not {args.border}")
     check_sources(args)
+    # What is missing is told before a model works for hours.
+    given = open_networks(args, metrics)
     settings = {"settings": {name: str(value) for name, value in vars(args).items() if value not in (None, [], 0)}}
     if args.ckpt:
         settings["made"] = put_to_the_test(args)
     if args.save_statistics:
-        save_statistics(args, metrics)
+        save_statistics(args, metrics, given)
         return
     pairs = match(args.reference, args.restored, args.mask) if args.reference else without_originals(args, metrics)
     samples = len(pairs[0].samples)
     if samples < 2 and set(metrics) & set(BETWEEN_SAMPLES):
         raise UserError("ssim_between needs two samples or more of each picture, and there is one")
 
-    networks, views = open_networks(args, metrics, pairs)
-    report = evaluate(pairs, metrics, args.range, args.border, networks)
+    report = evaluate(pairs, metrics, args.range, args.border, create_networks(args, given, pairs, metrics))
     if runtime.rank() > 0:
         return
-    run = {"pictures": len(pairs), "samples": samples, **settings, "versions": versions(), "weights": digests(views)}
+    run = {"pictures": len(pairs), "samples": samples, **settings, "versions": versions(),
+           "weights": digests(given.views)}
     if args.output:
         write({**report, "run": run}, args.output)
     if args.page:
@@ -122,7 +127,8 @@ def check_sources(args):
     args.made = args.made or (args.output and args.output.with_suffix(""))
     if args.made is None:
         raise UserError("--ckpt needs --made FOLDER, for what is made, or --output")
-    args.num_samples, args.seed = args.num_samples or 1, args.seed or 0
+    args.num_samples, args.seed = (default if value is None else value
+                                   for value, default in ((args.num_samples, 1), (args.seed, 0)))
     if args.num_samples < 1 or args.seed < 0:
         raise UserError("--num-samples must be at least 1, --seed at least 0")
 
@@ -150,28 +156,44 @@ def put_to_the_test(args):
     return settings
 
 
-def open_networks(args, metrics, pairs):
-    """(`Networks` of those metrics that need some, or None; the views)."""
-    chosen = [name for name in metrics if name in NETWORK_METRICS]
+class Given(NamedTuple):
+    """What a user brings for metrics by networks."""
+
+    views: dict  # by name; empty: no metric needs one
+    labels: Optional[dict]  # class by a picture's name, with suffix or without
+    statistics: Optional[tuple]  # mean and covariance
+
+
+def open_networks(args, metrics):
+    """`Given` for the metrics that need some."""
+    chosen = [NETWORK_METRICS[name] for name in metrics if name in NETWORK_METRICS]
     # One process does without MindSpore, where no network is needed.
     if chosen or runtime.started_by_msrun():
         runtime.setup(args.device)
+    labels = read_labels(args.labels) if args.labels else None
+    statistics = frechet.load_statistics(args.statistics) if args.statistics else None
     if not chosen:
-        return None, {}
+        return Given({}, labels, statistics)
     from palette_ms.evaluation.views import VIEWS
 
-    labels = None
-    if args.labels:
-        known = read_labels(args.labels)
+    names = dict.fromkeys(metric.view for metric in chosen)
+    return Given({name: VIEWS[name](args.weights) for name in names}, labels, statistics)
+
+
+def create_networks(args, given, pairs, metrics):
+    """`Networks` of those metrics that need some, or None."""
+    chosen = [name for name in metrics if name in NETWORK_METRICS]
+    if not chosen:
+        return None
+    labels = given.labels
+    if labels is not None:
         # By their names in a list as it is, which may have suffixes, or as the report has them.
-        known = {**{os.path.splitext(name)[0]: label for name, label in known.items()}, **known}
+        known = {**{os.path.splitext(name)[0]: label for name, label in labels.items()}, **labels}
         lacking = [pair.name for pair in pairs if pair.name not in known]
         if lacking:
             raise UserError(f"{args.labels} has no class for {len(lacking)} pictures, such as {lacking[0]}")
         labels = [known[pair.name] for pair in pairs]
-    statistics = frechet.load_statistics(args.statistics) if args.statistics else None
-    views = {name: VIEWS[name](args.weights) for name in {NETWORK_METRICS[metric].view: 0 for metric in chosen}}
-    return Networks(chosen, views, len(pairs), len(pairs[0].samples), labels, statistics), views
+    return Networks(chosen, given.views, len(pairs), len(pairs[0].samples), labels, given.statistics)
 
 
 def without_originals(args, metrics):
@@ -188,12 +210,27 @@ def without_originals(args, metrics):
     return alone(args.restored)
 
 
-def save_statistics(args, metrics):
-    """Write mu and sigma of the features that the metric is about."""
+def check_statistics(args, metrics):
+    """Raises UserError where statistics could not be saved, or would take the place of something else."""
+    path = args.save_statistics
     if len(metrics) > 1 or not getattr(NETWORK_METRICS.get(metrics[0]), "compares", False):
         raise UserError("--save-statistics needs one metric that says of which features, such as --metrics fid")
+    if args.output or args.page:
+        raise UserError("--save-statistics writes statistics alone: leave --output and --page out"
+                        + (", and say --made" if args.ckpt else ""))
+    if path.suffix.lower() != ".npz":
+        raise UserError(f"--save-statistics {path} must end in .npz")
+    if os.path.lexists(path):
+        try:
+            frechet.load_statistics(path)
+        except UserError:
+            raise UserError(f"--save-statistics {path} is there and holds no statistics: choose another name") from None
+
+
+def save_statistics(args, metrics, given):
+    """Write mu and sigma of the features that the metric is about."""
     pairs, metric = alone(args.restored), NETWORK_METRICS[metrics[0]]
-    networks, _ = open_networks(args, metrics, pairs)
+    networks = create_networks(args, given, pairs, metrics)
     evaluate(pairs, [], args.range, 0, networks)
     if runtime.rank() == 0:
         rows = networks.restored(metric.view, metric.dim)
@@ -204,7 +241,7 @@ def save_statistics(args, metrics):
 def versions():
     """Of what the figures may depend on."""
     found = {"palette_ms": __version__, "python": platform.python_version()}
-    for name in ("mindspore", "onnxruntime", "numpy", "opencv-python-headless", "pillow"):
+    for name in ("mindspore", "onnxruntime", "openvino", "numpy", "opencv-python-headless", "pillow"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -227,6 +264,15 @@ def print_table(report, run):
         std = "" if figures["std"] is None else f"{figures['std']:10.4f}"
         of_all = f"{'' if std else ' ' * 10}  of {figures['samples']} samples" if "samples" in figures else ""
         print(f"{name:{wide}}{figures['mean']:10.4f}{std}{of_all}")
+    print(f"settings: {', '.join(f'{name} {value}' for name, value in run['settings'].items())}")
+    if "made" in run:
+        made = run["made"]
+        of_training = ("name", "weight", "loss_weight", "train_schedule", "usage")
+        task, sampling = (", ".join(f"{name} {value}" for name, value in made[part].items()
+                                    if value is not None and name not in of_training) for part in ("task", "sampling"))
+        print(f"{made['task']['name']}: {task}")
+        print(f"model: {made['model'][:16]}, {sampling}, size {made['size']}, seed {made['seed']}")
+    print(f"versions: {', '.join(f'{name} {version}' for name, version in run['versions'].items())}")
 
 
 def limits(text):

@@ -33,8 +33,8 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     add_import(parser)
     args = parser.parse_args()
-    if args.seed < 0 or (args.pictures is not None and args.pictures < 1):
-        raise UserError("--pictures must be at least 1, --seed at least 0")
+    if args.seed < 0 or any(value is not None and value < 1 for value in (args.pictures, args.steps)):
+        raise UserError("--pictures and --steps must be at least 1, --seed at least 0")
     if args.output and (args.output.suffix.lower() != ".json" or args.output.exists()):
         raise UserError(f"--output {args.output} must end in .json, and not be there yet")
 
@@ -71,7 +71,7 @@ def main():
     terms = BoundTerms(gammas[kept], diffusion.prediction, diffusion.variance, diffusion.clip)
     size, source = open_clean(palette, task, args.input, args.size)
     number = min(len(source), args.pictures or len(source))
-    found = measure(palette, task, source, number, size, args.seed, unet, gammas[kept],
+    found, failed = measure(palette, task, source, number, size, args.seed, unet, gammas[kept],
                     kept if diffusion.time_input == "t" else gammas[kept], terms)
     tell(found, gammas[kept])
     if args.output:
@@ -79,10 +79,13 @@ def main():
                            **{name: values.tolist() for name, values in found.items()}}, indent=1)
         with replacing(args.output) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+    if failed:
+        raise UserError(f"{failed} of {number} pictures could not be read and are left out")
 
 
 def measure(palette, task, source, number, size, seed, unet, gammas, told, terms):
-    """What `palette_ms.diffusion.bound.bound` gives, of all pictures, one after the other."""
+    """What `palette_ms.diffusion.bound.bound` gives, of all pictures, one after the other, and how many are left out,
+    since they cannot be read. Raises UserError: none can."""
     from palette_ms.diffusion.bound import bound
     from palette_ms.evaluation.trials import make_pair
     from palette_ms.seeds import generator
@@ -90,12 +93,21 @@ def measure(palette, task, source, number, size, seed, unet, gammas, told, terms
     found = []
     with tqdm(total=number * len(gammas), desc="likelihood", unit="call", disable=None, leave=False) as bar:
         for index in range(number):
-            y_0, cond, mask = make_pair(palette, task, source, index, size, seed)
+            try:
+                y_0, cond, mask = make_pair(palette, task, source, index, size, seed)
+            except UserError as error:
+                if number == 1:
+                    raise
+                tqdm.write(f"left out: {error}", file=sys.stderr)
+                bar.update(len(gammas))
+                continue
             rng = generator(seed, "likelihood", index)
             found.append(bound(unet, y_0[None], None if cond is None else cond[None],
                                lambda _, rng=rng, shape=y_0.shape: rng.standard_normal((1, *shape), np.float32),
                                gammas, told, terms, mask[None], bar.update))
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    if not found:
+        raise UserError(f"none of the {number} pictures can be read")
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}, number - len(found)
 
 
 def tell(found, gammas):

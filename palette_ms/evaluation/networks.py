@@ -97,13 +97,13 @@ def read_labels(path):
     """
     labels = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     for line in filter(str.strip, lines):
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
-            raise UserError(f"{path}: {line[:80]!r} is not a picture's name and the number of its class")
+        name, label = line.rsplit(None, 1) if len(line.split()) > 1 else ("", "")
+        if not name or not label.isdecimal() or int(label) > 999:
+            raise UserError(f"{path}: {line[:80]!r} is not a picture's name and the number of its class, from 0 to 999")
         labels[name.strip()] = int(label)
     return labels
 
@@ -125,7 +125,8 @@ class Networks:
     def __init__(self, metrics, views, pictures, samples, labels=None, reference=None):
         self.chosen = {name: NETWORK_METRICS[name] for name in metrics}
         self.views, self.labels, self.reference = views, labels, reference
-        needed = {(metric.view, metric.dim) for metric in self.chosen.values() if isinstance(metric, OfSet)}
+        # In an order that is the same on all ranks, which add up one after the other; that of a set is not.
+        needed = dict.fromkeys((one.view, one.dim) for one in self.chosen.values() if isinstance(one, OfSet))
         self.of_pictures = [name for name, metric in self.chosen.items() if isinstance(metric, OfPicture)]
         # The original's features and those of its samples; float32, as ranks exchange them.
         self.kept = {(view, dim): np.zeros((pictures, 1 + samples, dim), np.float32) for view, dim in needed}

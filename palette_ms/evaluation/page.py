@@ -87,7 +87,8 @@ def fill(template, path, data):
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")  # which could end the script
     try:
         with replacing(path) as temporary:
-            temporary.write_text(_template(template).replace("/*DATA*/", text), encoding="utf-8")
+            # A name that the file system has in no encoding is shown with question marks.
+            temporary.write_text(_template(template).replace("/*DATA*/", text), encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 

@@ -20,7 +20,9 @@ from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import BETWEEN_SAMPLES, METRICS
 from palette_ms.evaluation.networks import SMALLEST
 
-_TOGETHER = 8  # pictures that networks look at, with their samples
+# Pictures that networks look at together, with their samples, and how many pixels these have: of each, LPIPS keeps
+# hundreds of numbers.
+_TOGETHER, _PIXELS = 8, 2**20
 
 
 class Pair(NamedTuple):
@@ -242,12 +244,14 @@ def evaluate(pairs, metrics, limits=None, border=0, networks=None):
     seen = networks.of_pictures if networks else []
     values, failed = np.zeros((len(pairs), len(columns) + len(seen)), np.float32), 0
     mine = list(range(runtime.rank(), len(pairs), runtime.ranks()))
+    sizes = {}
     if networks:
-        mine.sort(key=lambda i: _size(pairs[i].samples[0]))  # a network is compiled for one size after the other
+        sizes = {i: _size(pairs[i].samples[0]) for i in mine}
+        mine.sort(key=sizes.get)  # a network is compiled for one size after the other
     with tqdm(total=len(mine), desc="evaluate", unit="picture", disable=None, leave=False) as bar:
-        for begin in range(0, len(mine), _TOGETHER):
+        for group in _groups(mine, lambda i: np.prod(sizes.get(i, 0)) * (1 + len(pairs[i].samples))):
             ready = {}
-            for i in mine[begin:begin + _TOGETHER]:
+            for i in group:
                 try:
                     opened = read(pairs[i], limits)
                     values[i, :len(columns)] = measure(pairs[i], opened, columns, border)
@@ -261,7 +265,7 @@ def evaluate(pairs, metrics, limits=None, border=0, networks=None):
                 opened = list(ready.values())
                 values[list(ready), len(columns):] = networks.add(
                     list(ready), [one.original for one in opened], [one.samples for one in opened])
-            bar.update(len(mine[begin:begin + _TOGETHER]))
+            bar.update(len(group))
     failed = int(runtime.sum_over_ranks(failed))
     if failed:
         raise UserError(f"{failed} of {len(pairs)} pictures could not be compared, so there is no report")
@@ -273,6 +277,20 @@ def evaluate(pairs, metrics, limits=None, border=0, networks=None):
             report[metric] = {"mean": value, "std": std, "pictures": len(pairs),
                               "samples": len(pairs) * len(pairs[0].samples), "values": {}}
     return {metric: report[metric] for metric in metrics}
+
+
+def _groups(numbers, pixels):
+    """Numbers of pictures, as lists of those that networks look at together; `pixels` says how many one has."""
+    group, total = [], 0
+    for number in numbers:
+        own = pixels(number)
+        if group and (len(group) == _TOGETHER or total + own > _PIXELS):
+            yield group
+            group, total = [], 0
+        group.append(number)
+        total += own
+    if group:
+        yield group
 
 
 def _size(path):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from palette_ms import runtime
 from palette_ms.data.files import at_work, clear_parts, result_names
-from palette_ms.data.images import save_atomically
+from palette_ms.data.images import load_image, save_atomically
 from palette_ms.data.sources import MindRecord, decode, fingerprint, open_source
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
@@ -42,8 +42,8 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
     Returns: the settings, a dict for JSON.
 
     Raises:
-        UserError: no pictures, one that cannot be read, the folder holds something else, a size that the network does
-            not divide.
+        UserError: no pictures, some that cannot be read, each of which is told on stderr, the folder holds something
+            else, a size that the network does not divide.
     """
     task, (source_form, target_form) = palette.config.tasks[place], palette.forms
     size, source = open_clean(palette, task, path, size, [folder])
@@ -51,28 +51,41 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
                 "size": size, "seed": seed, "pictures": fingerprint(source)}
     settings = json.loads(json.dumps(settings))
     names, rank = _names(source, Path(path)), runtime.rank()
-    mine, done = range(rank, len(source), runtime.ranks()), 0
+    mine, done, failed = range(rank, len(source), runtime.ranks()), 0, 0
     with at_work(folder / SETTINGS) if rank == 0 else nullcontext():
         if rank == 0:
             _claim(folder, settings)
         runtime.sum_over_ranks(0)  # none writes before the folder is known to be ours
         for index in tqdm(mine, desc=task.name, unit="picture", disable=None, leave=False):
             paths = [folder / "restored" / f"{names[index]}{f'_{k}' * (samples > 1)}" for k in range(samples)]
-            if all(target_form.path(one).is_file() for one in paths):
+            try:
+                y_0, cond, mask = make_pair(palette, task, source, index, size, seed)
+            except UserError as error:
+                failed += 1
+                tqdm.write(f"{names[index]} was not restored: {error}", file=sys.stderr)
+                continue
+            target = target_form.from_float(y_0)
+            shown = {"source": source_form.to_show(cond), "mask": np.uint8(255 * mask[0])}
+            # What was put in the place of an earlier picture has other results.
+            if all(target_form.path(one).is_file() for one in paths) and _holds(
+                    folder / "source" / f"{names[index]}.png", shown["source"]) and _holds(
+                    target_form.path(folder / "target" / names[index]), target, target_form.read):
                 done += 1
                 continue
-            y_0, cond, mask = make_pair(palette, task, source, index, size, seed)
             noise = int(generator(seed, "evaluate", index).integers(2**31))
             made = palette.make(place, cond, mask, sampling, noise, samples)
-            shown = {"source": source_form.to_show(cond), "mask": np.uint8(255 * mask[0])}
             for kind, array in shown.items():
                 save_atomically(Image.fromarray(array), folder / kind / f"{names[index]}.png")
-            for one, y in ((folder / "target" / names[index], y_0), *zip(paths, made)):
+            values = target, *map(target_form.from_float, made)
+            for one, array in zip((folder / "target" / names[index], *paths), values):
                 one.parent.mkdir(parents=True, exist_ok=True)
-                target_form.save(target_form.image(target_form.from_float(y)), one)
-        done = int(runtime.sum_over_ranks(done))
+                target_form.save(target_form.image(array), one)
+        done, failed = (int(runtime.sum_over_ranks(number)) for number in (done, failed))
     if done and rank == 0:
         tqdm.write(f"{done} of {len(source)} pictures were made before, in the same way", file=sys.stderr)
+    if failed:
+        raise UserError(f"{failed} of {len(source)} pictures could not be restored, so there is no report; the same "
+                        "command goes on where they are mended")
     return settings
 
 
@@ -82,7 +95,7 @@ def open_clean(palette, task, path, size=None, leave_out=()):
     Raises:
         UserError: a size that the network does not divide, or see `palette_ms.data.sources.open_source`.
     """
-    size, multiple = size or palette.config.data.image_size, palette.chains.multiple
+    size, multiple = palette.config.data.image_size if size is None else size, palette.chains.multiple
     if size < 1 or size % multiple:
         raise UserError(f"--size must be a multiple of {multiple}, not {size}")
     source = open_source(path, palette.forms[1].suffixes, leave_out)
@@ -124,6 +137,14 @@ def _names(source, path):
     suffixes = {Path(file).suffix.lower() for file in files}
     return [name.as_posix() for name in result_names([Path(os.path.relpath(file, above or ".")) for file in files],
                                                      suffixes)]
+
+
+def _holds(path, expected, read=load_image):
+    """Whether a picture is there and has these values."""
+    try:
+        return np.array_equal(read(path), expected)
+    except UserError:
+        return False
 
 
 def make_pair(palette, task, source, index, size, seed):

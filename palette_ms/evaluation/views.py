@@ -129,8 +129,8 @@ def for_resnet(picture):
     """As torchvision prepares pictures for the first weights of its ResNet-50: the shorter side 256, the middle 224."""
     image = Image.fromarray(picture)
     width, height = image.size
-    scale = 256 / min(width, height)
-    width, height = (256 if side == min(width, height) else int(side * scale) for side in (width, height))
+    shorter = min(width, height)
+    width, height = (side * 256 // shorter for side in (width, height))
     left, top = round((width - 224) / 2), round((height - 224) / 2)
     middle = np.float32(image.resize((width, height), Image.BILINEAR))[top:top + 224, left:left + 224]
     return (middle / 255 - _IMAGENET_MEAN) / _IMAGENET_STD

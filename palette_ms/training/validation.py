@@ -5,7 +5,7 @@ import numpy as np
 from palette_ms.data.forms import Photo
 from palette_ms.errors import UserError
 from palette_ms.evaluation.metrics import LOWER_IS_BETTER, METRICS
-from palette_ms.evaluation.networks import NETWORK_METRICS, Networks, OfSet
+from palette_ms.evaluation.networks import NETWORK_METRICS, SMALLEST, Networks, OfSet
 from palette_ms.seeds import generator
 
 LEVELS = (0.99, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01)  # γ, at which the loss is measured
@@ -43,6 +43,9 @@ class Validation:
                                 "networks about single pictures or FID")
         if self.seen and not self.is_photo:
             raise UserError(f"validation.metrics: {self.seen[0]} is for photos")
+        if self.seen and config.data.image_size < SMALLEST:
+            raise UserError(f"validation.metrics: {self.seen[0]} needs pictures of {SMALLEST} pixels a side or more, "
+                            f"and data.image_size is {config.data.image_size}")
         self.views = {}
         if self.seen:
             from palette_ms.evaluation.views import VIEWS
