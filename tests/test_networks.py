@@ -14,7 +14,8 @@ from palette_ms import evaluate, runtime
 from palette_ms.errors import UserError
 from palette_ms.evaluation import frechet, views
 from palette_ms.evaluation.backbones import Lpips
-from palette_ms.evaluation.networks import features
+from palette_ms.evaluation.networks import Networks, features, read_labels
+from palette_ms.evaluation.report import _groups
 from palette_ms.evaluation.weights import PUBLISHED, open_weights
 from palette_ms.torch_weights.files import read_tensors, write_pth
 
@@ -184,6 +185,46 @@ def test_statistics_are_saved_and_compared_with(inception, pictures, tmp_path, m
     (tmp_path / "no.npz").write_bytes(b"x")
     with pytest.raises(UserError, match="is no .npz with mu and sigma"):
         run(monkeypatch, "--statistics", tmp_path / "no.npz", "--restored", pictures / "restored", "--metrics", "fid")
+
+
+@pytest.mark.parametrize("name, message", [("photo.npz", "there and holds no statistics"), ("photo.png", "end in .npz")])
+def test_statistics_take_no_other_files_place(pictures, tmp_path, monkeypatch, name, message):
+    photo = (pictures / "reference" / "0.png").read_bytes()
+    (tmp_path / name).write_bytes(photo)
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, "--restored", pictures / "reference", "--metrics", "fid", "--save-statistics", tmp_path / name)
+    assert (tmp_path / name).read_bytes() == photo
+
+
+def test_ranks_add_up_the_features_in_the_same_order():
+    names = ["fid_192", "clean_fid", "fid_768", "fid", "fid_64"]  # whose order in a set depends on the process
+    kept = Networks(names, {}, 2, 1).kept
+    assert list(kept) == [("inception", 192), ("clean", 2048), ("inception", 768), ("inception", 2048), ("inception", 64)]
+
+
+def test_the_classifier_sees_a_picture_in_its_middle():
+    # The longer side becomes 512, an even number; 256/49 of 98, rounded, is less.
+    picture = np.random.default_rng(0).integers(0, 256, (49, 98, 3), np.uint8)
+    picture = np.maximum(picture, picture[:, ::-1])
+    seen = views.for_resnet(picture)
+    assert np.abs(seen - seen[:, ::-1]).max() < 0.02
+
+
+def test_large_pictures_are_looked_at_few_at_a_time():
+    assert list(_groups(range(10), lambda i: 1)) == [list(range(8)), [8, 9]]
+    assert list(_groups(range(5), lambda i: 2**19)) == [[0, 1], [2, 3], [4]]
+    assert list(_groups(range(3), lambda i: (10, 2**21, 10)[i])) == [[0], [1], [2]]
+    assert not list(_groups([], lambda i: 1))
+
+
+def test_classes_are_those_of_the_network(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("\ufeffa b.png 0\nc.png\t999\n", encoding="utf-8")
+    assert read_labels(path) == {"a b.png": 0, "c.png": 999}
+    for line in ("a.png 1000", "a.png", "a.png x"):
+        path.write_text(line)
+        with pytest.raises(UserError, match="the number of its class, from 0 to 999"):
+            read_labels(path)
 
 
 def test_accuracy_is_the_share_of_the_classes_that_are_told(pictures, tmp_path, monkeypatch, capsys):

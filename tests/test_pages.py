@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_the_report_is_one_file_with_all_pictures_and_their_values(folder, monke
         assert one["name"] == "c" or grain == sorted(grain, reverse=True)
     assert made["report"]["psnr"] == {"mean": None, "std": None, "pictures": 3}
     assert made["run"]["versions"]["numpy"] == np.__version__
+
+
+def test_a_name_of_no_encoding_is_shown_all_the_same(folder, monkeypatch):
+    for kind in ("reference", "restored"):
+        try:
+            (folder / kind / "c.png").rename(folder / kind / os.fsdecode(b"x\xff.png"))
+        except OSError:
+            pytest.skip("the file system takes no such name")
+    run(evaluate, monkeypatch, "--reference", folder / "reference", "--restored", folder / "restored", "--page",
+        folder / "r.html")
+    assert [picture["name"] for picture in held(folder / "r.html")["pictures"]][-1] == "x?"
 
 
 def test_a_page_takes_the_place_of_such_a_page_alone(folder, monkeypatch):

@@ -1,6 +1,7 @@
 """A model put to the test: what is made of clean pictures, and that an interrupted evaluation goes on."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -88,6 +89,36 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(run, tmp_path, palette, 
         run(*arguments, "--seed", "1")
     with pytest.raises(UserError, match=r"other settings \(task\)"):
         run(*arguments, "quality=[9,9]")
+
+
+def test_a_damaged_picture_is_told_and_the_others_are_made(run, folder, tmp_path, palette, capsys):
+    whole = tmp_path / "clean"
+    shutil.copytree(folder / "clean", whole)
+    photo = (whole / "c.png").read_bytes()
+    (whole / "b.png").write_bytes(photo[:100])
+    arguments = ["--task", "jpeg_restoration", "--input", whole]
+    with pytest.raises(UserError, match="1 of 3 pictures could not be restored"):
+        run(*arguments)
+    assert "b was not restored: cannot read" in capsys.readouterr().err and len(palette.asked) == 2
+    (whole / "b.png").write_bytes(photo)
+    mended = run(*arguments)
+    assert len(palette.asked) == 1 and mended["psnr"]["pictures"] == 3
+    shutil.copy(folder / "clean" / "b.png", whole / "c.png")  # another picture by the same name
+    changed = run(*arguments)
+    assert len(palette.asked) == 1
+    assert [name for name in ("b", "c", "in/a") if changed["psnr"]["values"][name] != mended["psnr"]["values"][name]
+            ] == ["c"]
+    told = capsys.readouterr().out
+    assert "jpeg_restoration: " in told and "quality [" in told and "seed 0" in told and "mindspore 2" in told
+
+
+def test_what_a_metric_lacks_is_told_before_anything_is_made(run, tmp_path, palette):
+    for arguments, message in ((["--metrics", "lpips_alex", "--weights", tmp_path], "has no alexnet"),
+                               (["--metrics", "fid", "--statistics", tmp_path / "x.npz"], "no such file"),
+                               (["--num-samples", "0"], "must be at least 1"), (["--size", "0"], "not 0")):
+        with pytest.raises(UserError, match=message):
+            run("--task", "jpeg_restoration", *arguments)
+        assert not palette.asked
 
 
 def test_a_mask_is_what_the_task_leaves_to_make(run, tmp_path):

@@ -126,7 +126,9 @@ def test_the_better_value_is_that_of_the_metric(whole, config):
     assert psnr.is_better(20, None) and psnr.is_better(20, 19) and not psnr.is_better(19, 19)
     assert error.is_better(19, 20) and not error.is_better(20, 19)
     for name, message in (("mse", "'mse' is none to validate by"), ("accuracy", "none to validate by"),
-                          ("inception_score", "none to validate by"), ("lpips_alex", "has no alexnet")):
+                          ("inception_score", "none to validate by"), ("lpips_alex", "has no alexnet"),
+                          ("fid", "needs pictures of 32 pixels a side or more, and data.image_size is 16")):
         with pytest.raises(UserError, match=message):
             wanted = dataclasses.replace(config.validation, metrics=(name,), weights=str(whole))
-            Validation(dataclasses.replace(config, validation=wanted), loop.TrainingBatches(config), 6, None)
+            held = dataclasses.replace(config.data, image_size=16 if name == "fid" else 32)
+            Validation(dataclasses.replace(config, validation=wanted, data=held), loop.TrainingBatches(config), 6, None)
