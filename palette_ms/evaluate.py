@@ -85,20 +85,21 @@ def main():
     if args.border < 0:
         raise UserError(f"--border must be at least 0, not {args.border}")
     check_sources(args)
-    # What is missing is told before a model works for hours.
+    if not args.ckpt and not args.reference and not args.save_statistics:
+        check_originals(args, metrics)
     given = open_networks(args, metrics)
+    if args.ckpt:  # what a metric lacks is told before the model works for hours
+        create_networks(args, given, metrics, [], args.num_samples)
     settings = {"settings": {name: str(value) for name, value in vars(args).items() if value not in (None, [], 0)}}
     if args.ckpt:
         settings["made"] = put_to_the_test(args)
     if args.save_statistics:
         save_statistics(args, metrics, given)
         return
-    pairs = match(args.reference, args.restored, args.mask) if args.reference else without_originals(args, metrics)
+    pairs = match(args.reference, args.restored, args.mask) if args.reference else alone(args.restored)
     samples = len(pairs[0].samples)
-    if samples < 2 and set(metrics) & set(BETWEEN_SAMPLES):
-        raise UserError("ssim_between needs two samples or more of each picture, and there is one")
-
-    report = evaluate(pairs, metrics, args.range, args.border, create_networks(args, given, pairs, metrics))
+    networks = create_networks(args, given, metrics, pairs, samples)
+    report = evaluate(pairs, metrics, args.range, args.border, networks)
     if runtime.rank() > 0:
         return
     run = {"pictures": len(pairs), "samples": samples, **settings, "versions": versions(),
@@ -180,8 +181,10 @@ def open_networks(args, metrics):
     return Given({name: VIEWS[name](args.weights) for name in names}, labels, statistics)
 
 
-def create_networks(args, given, pairs, metrics):
-    """`Networks` of those metrics that need some, or None."""
+def create_networks(args, given, metrics, pairs, samples):
+    """`Networks` of those metrics that need some, or None. Raises UserError: a metric needs more than there is."""
+    if samples < 2 and set(metrics) & set(BETWEEN_SAMPLES):
+        raise UserError("ssim_between needs two samples or more of each picture, and there is one")
     chosen = [name for name in metrics if name in NETWORK_METRICS]
     if not chosen:
         return None
@@ -193,11 +196,11 @@ def create_networks(args, given, pairs, metrics):
         if lacking:
             raise UserError(f"{args.labels} has no class for {len(lacking)} pictures, such as {lacking[0]}")
         labels = [known[pair.name] for pair in pairs]
-    return Networks(chosen, given.views, len(pairs), len(pairs[0].samples), labels, given.statistics)
+    return Networks(chosen, given.views, len(pairs), samples, labels, given.statistics)
 
 
-def without_originals(args, metrics):
-    """The pairs where no originals are given. Raises UserError: a metric needs them."""
+def check_originals(args, metrics):
+    """Raises UserError: a metric needs the originals, which are not given."""
     for name in metrics:
         metric = NETWORK_METRICS.get(name)
         alone_too = name in _NO_ORIGINALS or getattr(metric, "needs", None) == "label" or (
@@ -207,7 +210,6 @@ def without_originals(args, metrics):
                             + (", or --statistics FILE.npz" if isinstance(metric, OfSet) else ""))
     if args.mask:
         raise UserError("--mask needs the originals: --reference FOLDER")
-    return alone(args.restored)
 
 
 def check_statistics(args, metrics):
@@ -230,7 +232,7 @@ def check_statistics(args, metrics):
 def save_statistics(args, metrics, given):
     """Write mu and sigma of the features that the metric is about."""
     pairs, metric = alone(args.restored), NETWORK_METRICS[metrics[0]]
-    networks = create_networks(args, given, pairs, metrics)
+    networks = create_networks(args, given, metrics, pairs, 1)
     evaluate(pairs, [], args.range, 0, networks)
     if runtime.rank() == 0:
         rows = networks.restored(metric.view, metric.dim)

@@ -115,6 +115,7 @@ def test_a_damaged_picture_is_told_and_the_others_are_made(run, folder, tmp_path
 def test_what_a_metric_lacks_is_told_before_anything_is_made(run, tmp_path, palette):
     for arguments, message in ((["--metrics", "lpips_alex", "--weights", tmp_path], "has no alexnet"),
                                (["--metrics", "fid", "--statistics", tmp_path / "x.npz"], "no such file"),
+                               (["--metrics", "psnr,ssim_between"], "needs two samples or more"),
                                (["--num-samples", "0"], "must be at least 1"), (["--size", "0"], "not 0")):
         with pytest.raises(UserError, match=message):
             run("--task", "jpeg_restoration", *arguments)
