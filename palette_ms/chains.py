@@ -13,7 +13,7 @@ from palette_ms.diffusion.samplers import Sampler, create_chain, create_sampler
 from palette_ms.diffusion.tiles import TiledUNet, blend, spans
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
-from palette_ms.runtime import max_memory
+from palette_ms.runtime import max_memory, wants_few_graphs
 from palette_ms.unet.cost import attention_bytes
 from palette_ms.unet.plan import multiple
 
@@ -25,6 +25,9 @@ REFINING = 0.7
 # Bytes that a chain holds of each value of a picture: source, noise and states (measured, as `_PICTURE_BYTES` of
 # `palette_ms.pipeline`, by tracemalloc at 1200 × 3000 pixels).
 CHAIN_BYTES = 52
+
+# Tiles of each sample that an accelerator is given at once: it waits for the host at each call. Not measured on one.
+_TILES_TOGETHER = 8
 
 
 class Band(NamedTuple):
@@ -146,7 +149,7 @@ class Chains:
     def _is_too_large(self, hole, tile):
         """Whether what the network is given of (P, 1, H, W) in tiles, or None, is larger than in training and takes
         too much memory."""
-        sides = [min(-(-side // self.multiple) * self.multiple, tile or math.inf) for side in hole.shape[2:]]
+        sides = [min(self._padded(side), tile or math.inf) for side in hole.shape[2:]]
         return (max(sides) > self.config.data.image_size
                 and attention_bytes(self.config.model, *sides) > _attention_limit())
 
@@ -158,19 +161,32 @@ class Chains:
         if sampling.reuse > 1:
             raise UserError("reuse is for whole pictures: it would take one tile's features for the next")
         sides = [min(side, tile) for side in hole.shape[2:]]
-        samples = len(labels) if labels else len(hole)
         batch = getattr(self.network, "batch", None)
-        together = max(1, batch(*sides) // samples) if batch else 1  # MindSpore would compile each number of pictures
-        unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.multiple, tile, overlap, update, together)
+        together, whole = 1, False
+        if batch:
+            together = max(1, batch(*sides) // (len(labels) if labels else len(hole)))
+        elif self.network is None and wants_few_graphs():  # of one number of tiles, since each would be compiled
+            together, whole = _TILES_TOGETHER, True
+            labels = labels and labels * together
+        unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.multiple, tile, overlap, update, together,
+                         whole)
         sampler = self._create_sampler(create_chain(unet, self.config.diffusion, sampling), task, sampling)
         return sampler, None, sampler.num_steps * unet.num_tiles  # the tiles report
 
     def pad(self, array):
-        """(N, C, H, W) → height and width up to the next multiple that the network divides, by reflection."""
-        bottom, right = (-side % self.multiple for side in array.shape[2:])
+        """(N, C, H, W) → height and width up to what the network is given, by reflection."""
+        bottom, right = (self._padded(side) - side for side in array.shape[2:])
         if not bottom and not right:
             return array
         return np.pad(array, ((0, 0), (0, 0), (0, bottom), (0, right)), "symmetric")
+
+    def _padded(self, side):
+        """The next multiple that the network divides; of a network whose graphs take long to compile, the next of four
+        sizes from each power of two to the next."""
+        step = self.multiple
+        if self.network is None and wants_few_graphs():
+            step *= max(1, round(2 ** ((side - 1).bit_length() - 3) / step))
+        return -(-side // step) * step
 
     def _denoiser(self, labels, sampling):
         """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but

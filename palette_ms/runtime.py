@@ -104,6 +104,11 @@ def wants_few_kernels():
     return device() == "Ascend"
 
 
+def wants_few_graphs():
+    """Whether each size that a network is given takes minutes to compile, so that padding to fewer of them pays."""
+    return device() == "Ascend"
+
+
 def precision_obstacle(precision, training=True):
     """Why the device cannot train, or else make pictures, in "float32", "float16" or "bfloat16"; or None."""
     if precision == "bfloat16" and device() == "CPU":

@@ -271,6 +271,30 @@ def test_a_picture_too_large_for_the_memory_is_made_in_bands_of_rows(echoing, ph
     assert len(calls) == 2 and len(banded.sizes) - asked == sum(calls)
 
 
+def test_where_graphs_take_long_to_compile_few_sizes_are_given_and_tiles_in_one_number(palette, photo, monkeypatch):
+    tiled = array(palette.restore(photo, "inpainting", "center", tile=SIZE))
+    asked, network, bar = [], palette.unet, Bar()
+
+    class Counted(nn.Cell):
+        def construct(self, x, time):
+            return network(x, time)
+
+        def __call__(self, x, time):
+            asked.append(x.shape)
+            return network(x, time)
+
+    slow = Palette(lambda: None, CONFIG, pictures=10**6)
+    slow.chains.build = Counted
+    monkeypatch.setattr(chains, "wants_few_graphs", lambda: True)
+    np.testing.assert_array_equal(array(slow.restore(photo, "inpainting", "center", tile=SIZE, progress=bar)), tiled)
+    assert set(asked) == {(8, 6, SIZE, SIZE)} and len(asked) == 3 * -(-bar.total // 3 // 8)  # at each of three steps
+    sides = range(2, 1025)
+    padded = [slow.chains._padded(side) for side in sides]
+    assert all(side <= wide <= 1.25 * side + 2 and wide % 2 == 0 for side, wide in zip(sides, padded))
+    assert len(set(padded)) <= 4 * 10  # of an octave
+    assert slow.chains.pad(np.ones((1, 3, 90, 600))).shape == (1, 3, 96, 640)
+
+
 @pytest.mark.parametrize("task", ["denoising", "colorization"])
 def test_a_large_picture_takes_no_more_memory_than_was_allowed(echoing, task, monkeypatch):
     picture = np.random.default_rng(0).integers(0, 256, (1200, 1000, 3), np.uint8)

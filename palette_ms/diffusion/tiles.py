@@ -28,6 +28,7 @@ class TiledUNet:
             the tile.
         progress: called with the number of tiles that the network has answered for since the last report.
         together: tiles of all pictures that make a batch.
+        whole: the last batch is made up to as many with tiles of it, whose answers are not used.
 
     Attributes:
         num_tiles: network calls for one answer, were each tile one.
@@ -35,10 +36,10 @@ class TiledUNet:
     Inputs: x (N, C, H, W), time (N,). Output: (N, C', H, W); 0 where no tile was needed.
     """
 
-    def __init__(self, unet, hole, multiple, tile, overlap=None, progress=None, together=1):
+    def __init__(self, unet, hole, multiple, tile, overlap=None, progress=None, together=1, whole=False):
         self.unet = on_arrays(unet)
         self.progress = progress
-        self.together = together
+        self.together, self.whole = together, whole
         height, width = hole.shape[1:]
         overlap = tile // 4 if overlap is None else overlap
         rows, columns = (spans(side, tile, overlap, multiple) for side in (height, width))
@@ -55,10 +56,13 @@ class TiledUNet:
         blended = None
         for i in range(0, len(self.tiles), self.together):
             tiles = self.tiles[i:i + self.together]
-            answers = self.unet(np.concatenate([x[place] for place, _ in tiles]), np.tile(time, len(tiles)))
+            batch = [x[place] for place, _ in tiles]
+            if self.whole:
+                batch = (batch * self.together)[:self.together]
+            answers = self.unet(np.concatenate(batch), np.tile(time, len(batch)))
             if blended is None:
                 blended = np.zeros((len(x), answers.shape[1], *x.shape[2:]), np.float32)
-            for (place, weight), answer in zip(tiles, np.split(answers, len(tiles))):
+            for (place, weight), answer in zip(tiles, np.split(answers, len(batch))):
                 blended[place] += weight * answer
             if self.progress:
                 self.progress(len(tiles))
