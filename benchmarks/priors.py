@@ -82,6 +82,8 @@ def cases(photo):
 
 
 def restored(palette, task, given, options, steps, **more):
+    if more.get("prior") in ("gdp", "dps"):  # which take no account of it
+        options = {name: value for name, value in options.items() if name != "noise"}
     return np.asarray(palette.restore(given, task=task, steps=steps, **options, **more)[0])
 
 

@@ -18,7 +18,7 @@ from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.holes import fill, whole_pass
-from palette_ms.priors.restorations import STEPS
+from palette_ms.priors.restorations import calls
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
@@ -233,12 +233,15 @@ class Palette:
                                                                      ("tolerance", 0))):
             raise UserError("guidance, reuse, flips and tolerance are for models that were trained to restore; how "
                             "strongly a picture guides is guidance_scale")
+        if chosen.get("dynamic_threshold") is not None:
+            raise UserError("dynamic_threshold is not for restoring by prior")
         if self._prior is None:
             from palette_ms.priors.restore import PriorRestorer
 
             self._prior = PriorRestorer(self.chains, self.forms[1])
         # The solver is chosen there, since one method has its own.
-        sampling = self.sampling(self.config.tasks[0], sampler or "ddpm", steps or STEPS, **chosen)
+        sampling = self.sampling(self.config.tasks[0], sampler or "ddpm", calls(steps, self.config.diffusion),
+                                 **chosen)
         sampling = dataclasses.replace(sampling, sampler=sampler)
         images = image if isinstance(image, (list, tuple)) else [image]
         results = [self._prior.restore(one, task, sampling, numbers, seed, **options) for one in images]
