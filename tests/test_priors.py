@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from golden import DATA, load_arrays, relative_error
 from mindspore import Tensor
+from PIL import Image
 
-from palette_ms import Palette
+from palette_ms import Palette, sample
 from palette_ms.checkpoint import save_checkpoint
 from palette_ms.data.forms import Arrays
 from palette_ms.data.images import LUMA
@@ -22,7 +23,7 @@ from palette_ms.priors.degradations import Bicubic, BlockMean, Blur, Composition
 from palette_ms.priors.jpeg import Jpeg
 from palette_ms.priors.losses import colour_constancy, exposure, smoothness
 from palette_ms.priors.methods import diffpir_calls
-from palette_ms.priors.restorations import aligned, kernels, read_kernel
+from palette_ms.priors.restorations import EXPOSURES, MOTION, aligned, kernels, read_kernel
 from palette_ms.priors.restore import Enlarged, PriorRestorer
 from palette_ms.tasks.deblurring import motion_kernel
 from palette_ms.tasks.jpeg_restoration import jpeg
@@ -321,6 +322,28 @@ def test_mistakes_of_numbers_files_and_forms_are_told(adm, picture, tmp_path):
                           ("denoising", {"colour": 1.0})):
         with pytest.raises(UserError, match="for models of photos"):
             restorer.restore(picture[..., :1], task, Sampling(steps=2), range(1), **options)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--guidance-scale", "3"], "guidance_scale: for models that were not trained"),
+    (["--flat"], "flat: for models"),
+    (["--kernel", "k.npy", "--motion", "9,45"], "kernel, motion: for models"),
+])
+def test_a_model_that_was_trained_to_restore_takes_no_options_of_priors(options, message, monkeypatch, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr("sys.argv", ["sample", "--ckpt", "photo", "--task", "denoising", "--device", "CPU", *options,
+                                     "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "made")])
+    with pytest.raises(UserError, match=message):
+        sample.main()
+    assert not (tmp_path / "made").exists()
+
+
+def test_files_of_the_command_are_told_apart():
+    assert EXPOSURES.parse("a.png,,b.png") == ("a.png", "b.png")
+    assert MOTION.parse("9,-45") == (9.0, -45.0)
+    for ask, text in ((EXPOSURES, ","), (MOTION, "9,up")):
+        with pytest.raises(UserError, match=ask.name):
+            ask.parse(text)
 
 
 def test_a_kernels_sum_is_told_where_it_is_taken(adm, picture, capsys):
