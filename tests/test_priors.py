@@ -281,6 +281,8 @@ def picture():
     ("inpainting", {"mask": np.full((32, 32), 255, np.uint8)}, "no pixel known"),
     ("inpainting", {"mask": np.full((16, 32), 255, np.uint8)}, "must be the same"),
     ("hdr", {"exposures": [np.zeros((16, 32, 3), np.uint8)]}, "exposures must have one size"),
+    ("hdr", {"exposures": []}, "from 1 to 8 of them, not 0"),
+    ("denoising", {"tile": 8.5}, "whole numbers"),
     ("low_light", {"prior": "ddnm"}, "needs a degradation that is known"),
     ("denoising", {"prior": "best"}, "prior must be one of gdp"),
     ("denoising", {"guidance_scale": -1}, "guidance_scale must be a number"),
@@ -369,10 +371,11 @@ def test_known_pixels_come_back_and_another_mask_compiles_nothing(adm, picture, 
     monkeypatch.setattr(adm.chains, "network", network)
     restorer = PriorRestorer(adm.chains, adm.forms[1])
     monkeypatch.setattr(adm, "_prior", restorer)
-    for corner in (4, 12):
-        mask = np.zeros((32, 30), np.uint8)
+    masks = [np.zeros((32, 30), np.uint8) for _ in range(2)]
+    for corner, mask in zip((4, 12), masks):
         mask[corner:corner + 8, 4:20] = 255
-        made, = adm.restore(picture[:, :30], task="inpainting", mask=mask, prior="ddnm", steps=2)
+    results = adm.restore([picture[:, :30]] * 2, task="inpainting", mask=masks, prior="ddnm", steps=2)
+    for (made,), mask in zip(results, masks):
         assert made.size == (30, 32) and np.array_equal(np.asarray(made)[mask == 0], picture[:, :30][mask == 0])
         assert not np.array_equal(np.asarray(made)[mask > 0], picture[:, :30][mask > 0])
     chain, = restorer._compiled.values()

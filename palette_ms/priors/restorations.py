@@ -45,9 +45,12 @@ class PathsAsk(Ask):
 
     def check(self, value):
         values = value if isinstance(value, (list, tuple)) else [value]
-        if len(values) > self.most_files or not all(
-                isinstance(one, (str, Path, np.ndarray)) or hasattr(one, "convert") for one in values):
-            raise UserError(f"{self.name} must be {self.range()}, or arrays, not {value!r}")
+        for one in values:
+            if not isinstance(one, (str, Path, np.ndarray)) and not hasattr(one, "convert"):
+                raise UserError(f"{self.name} must be {self.range()}, or arrays, not {one!r}")
+        if not 1 <= len(values) <= self.most_files:
+            raise UserError(f"{self.name} must be {self.range()}, or arrays, from 1 to {self.most_files} of them, not "
+                            f"{len(values)}")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class PriorRestorer:
     """Restores by an unconditional model.
 
     Args:
-        chains: its `palette_ms.chains.Chains`, or what else has `build`, `network`, `multiple` and `config`.
+        chains: its `palette_ms.chains.Chains`.
         form: of its pictures, see `palette_ms.data.forms`.
     """
 
@@ -189,17 +189,12 @@ class PriorRestorer:
 
     def _windows(self, height, width, tile, overlap):
         """(side, stride) of the windows, or (None, None): the picture at once."""
+        self.chains.check_tiles(tile, overlap)
         trained = self.config.data.image_size
-        if tile is not None and (tile < 1 or tile % self.multiple):
-            raise UserError(f"tile must be a multiple of {self.multiple} pixels, not {tile}")
-        side = tile or trained
         if tile is None and max(height, width) <= trained * 1.25:
-            if overlap is not None:
-                raise UserError("overlap is for tiles: name their side too, as tile")
             return None, None
+        side = tile or trained
         overlap = side // 2 if overlap is None else overlap
-        if not 0 <= overlap < side:
-            raise UserError(f"overlap must be from 0 to {side - 1} pixels for tiles of {side}, not {overlap}")
         return side, side - overlap
 
     def _make(self, task, guiding, asked, blurs, sampling, numbers, seed, given, hole, factor, side, stride,
