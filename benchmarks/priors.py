@@ -7,13 +7,18 @@
 The middles of the photos at 64 × 64 are degraded as each task says, and restored by each method in --steps. Prints a
 table in Markdown of PSNR (dB, mean over the photos), and makes a sheet of the first photo. --large: at 256 × 256, in
 windows after a small picture (gdp alone), PSNR with and without the small one. --scales: gdp by its scale and number of
-steps. --time: a guided step's processor time over that of one of plain sampling, in the same run.
+steps. --time: a guided step's processor time over that of one of plain sampling, in the same run, and the peak memory
+of a process that does the one over that of one that does the other.
 """
 
 import argparse
 import functools
+import multiprocessing
+import re
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -82,6 +87,8 @@ def cases(photo):
 
 
 def restored(palette, task, given, options, steps, **more):
+    if more.get("prior") in ("gdp", "dps"):  # which take no account of it
+        options = {name: value for name, value in options.items() if name != "noise"}
     return np.asarray(palette.restore(given, task=task, steps=steps, **options, **more)[0])
 
 
@@ -139,7 +146,18 @@ def compare_scales(palette, photos):
             print(f"| {task} | {steps} | " + " | ".join(f"{value:.2f}" for value in values) + " |", flush=True)
 
 
-def compare_time(palette, photo, steps, methods):
+def peak(ckpt, given, options, steps, method):
+    """Peak memory of this process after a chain, in MB; method None: plain sampling."""
+    palette = Palette.load(ckpt, "cpu", "mindspore")
+    if method is None:
+        palette.generate(1, sampler="ddpm", steps=steps)
+    else:
+        restored(palette, "super_resolution", given, options, steps, prior=method)
+    # Not getrusage's, which a process has from the one that started it.
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def compare_time(ckpt, palette, photo, steps, methods):
     given, options = cases(photo)["super_resolution"][:2]
 
     def seconds(run):
@@ -156,6 +174,12 @@ def compare_time(palette, photo, steps, methods):
     for method in methods:
         run = functools.partial(restored, palette, "super_resolution", given, options, steps, prior=method)
         print(f"{method}: {seconds(run) / plain:.2f} times that", flush=True)
+    peaks = []
+    for method in (None, *methods):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            peaks.append(pool.submit(peak, ckpt, given, options, steps, method).result())
+        print(f"{method or 'plain sampling'}: {peaks[-1]:.0f} MB at most, {peaks[-1] / peaks[0]:.2f} times that of the "
+              "first", flush=True)
 
 
 def main():
@@ -168,10 +192,11 @@ def main():
     for flag in ("--large", "--scales", "--time"):
         parser.add_argument(flag, action="store_true")
     args = parser.parse_args()
-    palette = Palette.load(args.ckpt, "cpu", runtime="mindspore")
+    # Guided and plain steps are compared in one runtime.
+    palette = Palette.load(args.ckpt, "cpu", "mindspore" if args.time else "auto")
     photos = [middle(path, 256 if args.large else 64) for path in args.photos]
     if args.time:
-        return compare_time(palette, photos[0], args.steps, args.methods.split(","))
+        return compare_time(args.ckpt, palette, photos[0], args.steps, args.methods.split(","))
     if args.scales:
         return compare_scales(palette, photos)
     if args.large:

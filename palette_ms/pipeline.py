@@ -18,7 +18,7 @@ from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.holes import fill, whole_pass
-from palette_ms.priors.restorations import STEPS
+from palette_ms.priors.restorations import calls
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
@@ -171,10 +171,16 @@ class Palette:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task, pictures of several sizes.
         """
+        several = isinstance(image, (list, tuple))
+        images = image if several else [image]
+        masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
+        if len(masks) != len(images):
+            raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         if self.makes_pictures:
-            options.update(detail=detail, mask=mask)
-            return self._restore_by_prior(image, task, sampler, steps, range(first_sample, first_sample + num_samples),
-                                          seed, tile=tile, overlap=overlap, progress=progress, **options)
+            results = self._restore_by_prior(
+                images, masks, task, sampler, steps, range(first_sample, first_sample + num_samples), seed, tile=tile,
+                overlap=overlap, progress=progress, detail=detail, **options)
+            return results if several else results[0]
         place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
         _check_counts(num_samples, seed, first_sample)
@@ -184,11 +190,6 @@ class Palette:
         self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
         sampling = self.sampling(task, sampler, steps, detail, first_sample + num_samples, **chosen)
-        several = isinstance(image, (list, tuple))
-        images = image if several else [image]
-        masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
-        if len(masks) != len(images):
-            raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source, tiled)
                  for mask in masks]
@@ -223,7 +224,7 @@ class Palette:
             results[k].append(target.finish(y, originals[k], put_back, task.keeps_gray))
         return results if several else results[0]
 
-    def _restore_by_prior(self, image, task, sampler, steps, numbers, seed, detail=None, **options):
+    def _restore_by_prior(self, images, masks, task, sampler, steps, numbers, seed, detail=None, **options):
         """`restore` of a model that makes pictures from nothing, by guidance: see `palette_ms.priors.restore`."""
         _check_counts(len(numbers), seed, numbers.start)
         if detail is not None:
@@ -233,16 +234,18 @@ class Palette:
                                                                      ("tolerance", 0))):
             raise UserError("guidance, reuse, flips and tolerance are for models that were trained to restore; how "
                             "strongly a picture guides is guidance_scale")
+        if chosen.get("dynamic_threshold") is not None:
+            raise UserError("dynamic_threshold is not for restoring by prior")
         if self._prior is None:
             from palette_ms.priors.restore import PriorRestorer
 
             self._prior = PriorRestorer(self.chains, self.forms[1])
         # The solver is chosen there, since one method has its own.
-        sampling = self.sampling(self.config.tasks[0], sampler or "ddpm", steps or STEPS, **chosen)
+        sampling = self.sampling(self.config.tasks[0], sampler or "ddpm", calls(steps, self.config.diffusion),
+                                 **chosen)
         sampling = dataclasses.replace(sampling, sampler=sampler)
-        images = image if isinstance(image, (list, tuple)) else [image]
-        results = [self._prior.restore(one, task, sampling, numbers, seed, **options) for one in images]
-        return results if images is image else results[0]
+        return [self._prior.restore(image, task, sampling, numbers, seed, mask=mask, **options)
+                for image, mask in zip(images, masks)]
 
     def _forms(self, task):
         """Of a task's sources and targets: what it makes of a target is of the target's form."""

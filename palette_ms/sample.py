@@ -21,7 +21,7 @@ from palette_ms.data.results import RECORD, Results, Work, digest
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
-from palette_ms.priors.restorations import METHODS, OPTIONS, RESTORATIONS, STEPS, restoration, restoration_asks
+from palette_ms.priors.restorations import METHODS, OPTIONS, RESTORATIONS, calls, restoration, restoration_asks
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
@@ -108,6 +108,7 @@ def main():
     if palette.makes_pictures:
         if args.input:
             return restore_by_prior(palette, args, one)
+        refuse_prior(args, "restore a picture: name one, or a folder, as --input")
         if args.task not in (None, *palette.tasks):
             raise UserError(f"{args.task} by a model that makes pictures from nothing needs a picture, as --input")
         if args.tile is not None or args.overlap is not None:
@@ -128,6 +129,7 @@ def main():
         raise UserError(f"this model restores pictures ({', '.join(palette.tasks)}): name one, or a folder, as --input")
     if args.label is not None:
         raise UserError("--class is for models that make pictures from nothing")
+    refuse_prior(args, "were not trained to restore, and this one was")
     masks = [value for ask in known_asks() for value in [getattr(args, ask.name)] if isinstance(value, str)]
     pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
     restore(palette, works(pictures, args.output, one, palette.forms[0].suffixes), args)
@@ -148,15 +150,27 @@ def add_prior(parser):
     add("--loss", help="for gdp: what compares, mse (default) or mae")
     add("--exposure-weight", dest="exposure", type=float, metavar="W", help="for gdp: of the exposure-control loss")
     add("--colour-weight", dest="colour", type=float, metavar="W", help="for gdp: of the colour-constancy loss")
+    add("--smoothness-weight", dest="smoothness", type=float, metavar="W",
+        help="for gdp: of the smoothness of the map M that is learned for low_light and hdr")
     add("--guide-at", help="for gdp: take the gradient at x0 (default) or xt")
     add("--guide-by-variance", action="store_true", default=None, help="for gdp: times the step's variance")
     add("--zeta", type=float, help="for dps the step (default: 1), for diffpir the share of fresh noise (0.3)")
     add("--flat", dest="hierarchical", action="store_false", help="make no small picture of a large one first")
 
 
+def refuse_prior(args, which):
+    """Raises UserError: there are options that `add_prior` adds."""
+    names = OPTIONS | {ask.name for ask in restoration_asks()} - {ask.name for ask in known_asks()}
+    given = sorted(name for name in names if getattr(args, name) is not None)
+    if given or not args.hierarchical:
+        raise UserError(f"{', '.join(given) or 'flat'}: for models that {which}")
+
+
 def restore_by_prior(palette, args, one):
     """Pictures by a model that was not trained to restore: see `palette_ms.priors.restore`."""
     task = restoration(args.task)
+    if args.label is not None:
+        raise UserError("--class is for models that make pictures from nothing, when they do")
     asks = {ask.name: ask for ask in (*known_asks(), *restoration_asks())}
     given = {name: value for name in asks for value in [getattr(args, name)] if value is not None}
     task.checked(given)
@@ -166,7 +180,7 @@ def restore_by_prior(palette, args, one):
                    detail=args.detail, sampler=args.sampler, steps=args.steps, tile=args.tile, overlap=args.overlap,
                    hierarchical=args.hierarchical)
     print(f"{task.name} by prior {args.prior or task.prior}: this model was not trained to restore, and makes what "
-          f"fits the picture in {args.steps or STEPS} steps", file=sys.stderr)
+          f"fits the picture in {calls(args.steps, palette.config.diffusion)} steps", file=sys.stderr)
     masks = [value for value in given.values() if isinstance(value, str)]
     pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
     work = works(pictures, args.output, one, palette.forms[0].suffixes)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from golden import DATA, load_arrays, relative_error
 from mindspore import Tensor
+from PIL import Image
 
-from palette_ms import Palette
+from palette_ms import Palette, sample
 from palette_ms.checkpoint import save_checkpoint
+from palette_ms.data.forms import Arrays
 from palette_ms.data.images import LUMA
 from palette_ms.diffusion.cells import Update
 from palette_ms.diffusion.samplers import Sampler, Sampling, create_sampler
@@ -21,7 +23,7 @@ from palette_ms.priors.degradations import Bicubic, BlockMean, Blur, Composition
 from palette_ms.priors.jpeg import Jpeg
 from palette_ms.priors.losses import colour_constancy, exposure, smoothness
 from palette_ms.priors.methods import diffpir_calls
-from palette_ms.priors.restorations import aligned
+from palette_ms.priors.restorations import EXPOSURES, MOTION, aligned, kernels, read_kernel
 from palette_ms.priors.restore import Enlarged, PriorRestorer
 from palette_ms.tasks.deblurring import motion_kernel
 from palette_ms.tasks.jpeg_restoration import jpeg
@@ -227,6 +229,40 @@ def test_what_is_not_given_stays_as_the_prior_has_it_and_the_rest_goes_to_the_po
         assert abs(given.mean() - mean) < 0.35 * (y - MEAN) and given.var() < 0.7 * VARIANCE
 
 
+def test_several_given_pictures_count_each_through_its_own_degradation():
+    rng, s = np.random.default_rng(7), 3e4
+    known = (rng.random((1, 1, 8, 8)) > 0.5).astype(np.float32)
+    small, some = rng.standard_normal((1, 3, 2, 2), np.float32), rng.standard_normal((1, 3, 8, 8), np.float32) * known
+    guidance = Guidance(Guiding(scale=s), [BlockMean(4), Known(known)])
+    chain = GuidedChain(lambda y, gamma: 0 * y, Update(False, False, False, False), guidance)
+    chain.given = Tensor(small), Tensor(some)
+    sampler = guide(Sampler(None, GAMMAS[-1:], ddpm(GAMMAS[-1:]), "x0"), chain)
+    made = sampler(None, np.zeros((1, 3, 8, 8), np.float32)).asnumpy()
+    # ŷ₀ = 0 and the last step's mean is ŷ₀: what is left is the shift, −s d/dx mean(((D(x) − y)/2)²), by its pixels.
+    enlarged = small.repeat(4, 2).repeat(4, 3) / 16
+    expected = s * 8 * 8 / 256**2 * (enlarged / small.size + some / some.size) / 2
+    assert np.abs(made - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_map_that_fits_is_moved_by_its_smoothness_alone():
+    rng = np.random.default_rng(8)
+    x, mask = rng.random((1, 3, 8, 8), np.float32), rng.random((1, 1, 8, 8), np.float32)
+    guiding = Guiding(scale=1.0, smoothness=5.0, mask_rate=100.0)
+    chain = GuidedChain(lambda y, gamma: x, Update(False, False, False, False), Guidance(guiding, [Whole()], 1))
+    chain.given = (Tensor(2 * (0.7 * (x + 1) / 2 + mask) - 1),)
+    chain.learned = Tensor(np.full((1, 1, 1, 1), 0.7, np.float32)), Tensor(mask)
+    guide(Sampler(None, GAMMAS[-1:], ddpm(GAMMAS[-1:]), "x0"), chain)(None, np.zeros_like(x))
+
+    def unevenness(m):
+        return 2 * (np.square(np.diff(m, axis=0)).mean() + np.square(np.diff(m, axis=1)).mean())
+
+    basis = np.eye(64).reshape(64, 8, 8) / 1000
+    m = mask[0, 0].astype(np.float64)
+    slope = np.reshape([unevenness(m + one) - unevenness(m - one) for one in basis], (8, 8)) * 500
+    expected = m - 100 * 5 * 64 / 256**2 * slope
+    assert np.abs(chain.learned[1].asnumpy()[0, 0] - expected).max() < 1e-5
+
+
 # The command's and restore's answers
 
 
@@ -238,13 +274,15 @@ def picture():
 @pytest.mark.parametrize("task, options, message", [
     (None, {}, "name a task, one of super_resolution"),
     ("uncropping", {}, "not uncropping"),
-    ("deblurring", {}, "needs blur or kernel"),
+    ("deblurring", {}, "needs blur or motion or kernel"),
     ("deblurring", {"kernel": np.ones((4, 4))}, "odd side, not 4×4"),
     ("deblurring", {"kernel": np.zeros((3, 3))}, "sum above 0"),
     ("inpainting", {}, "needs mask"),
     ("inpainting", {"mask": np.full((32, 32), 255, np.uint8)}, "no pixel known"),
     ("inpainting", {"mask": np.full((16, 32), 255, np.uint8)}, "must be the same"),
     ("hdr", {"exposures": [np.zeros((16, 32, 3), np.uint8)]}, "exposures must have one size"),
+    ("hdr", {"exposures": []}, "from 1 to 8 of them, not 0"),
+    ("denoising", {"tile": 8.5}, "whole numbers"),
     ("low_light", {"prior": "ddnm"}, "needs a degradation that is known"),
     ("denoising", {"prior": "best"}, "prior must be one of gdp"),
     ("denoising", {"guidance_scale": -1}, "guidance_scale must be a number"),
@@ -253,12 +291,75 @@ def picture():
     ("denoising", {"detail": 0.5}, "detail is for models"),
     ("denoising", {"guidance": 2.0}, "guidance_scale"),
     ("denoising", {"tile": 17}, "multiple of"),
+    ("denoising", {"overlap": 8}, "overlap is for tiles"),
+    ("denoising", {"dynamic_threshold": 0.9}, "dynamic_threshold is not for"),
+    ("denoising", {"noise": 20.0, "prior": "gdp"}, "noise is for --prior ddnm and diffpir"),
+    ("denoising", {"noise": 20.0, "guidance_scale": 100.0}, "guidance_scale is for --prior gdp"),
+    ("denoising", {"zeta": 1.0}, "zeta is for --prior dps and diffpir"),
+    ("denoising", {"zeta": 2.0, "prior": "diffpir"}, "from 0 to 1"),
+    ("denoising", {"smoothness": 1.0}, "smoothness is of the map M"),
+    ("low_light", {"noise": 20.0}, "takes no noise"),
+    ("deblurring", {"motion": (0.5, 0)}, "pixels from 1 to 128 and degrees"),
+    ("deblurring", {"kernel": np.array([["a"]])}, "must be numbers"),
+    ("super_resolution", {"scale": 1000}, "that may be used"),
     ("deblurring", {"kernel": np.ones((3, 3)), "prior": "ddnm", "noise": 20.0}, "--prior diffpir"),
 ])
 def test_mistakes_are_told(task, options, message, adm, picture):
     with pytest.raises(UserError, match=message) as error:
         adm.restore(picture, task=task, steps=2, **options)
     assert "\n" not in str(error.value)
+
+
+def test_mistakes_of_numbers_files_and_forms_are_told(adm, picture, tmp_path):
+    with pytest.raises(UserError, match="steps must be from 1 on"):
+        adm.restore(picture, task="denoising", steps=0)
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.savez(tmp_path / "several.npz", np.ones((3, 3)))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    for name in ("empty", "several", "missing"):
+        with pytest.raises(UserError, match=f"cannot read kernel .*{name}.npy: "):
+            adm.restore(picture, task="deblurring", kernel=tmp_path / f"{name}.npy", steps=2)
+    restorer = PriorRestorer(adm.chains, Arrays(1, ((0.0, 255.0),)))
+    for task, options in (("colorization", {}), ("jpeg_restoration", {"jpeg_quality": 20}),
+                          ("denoising", {"colour": 1.0})):
+        with pytest.raises(UserError, match="for models of photos"):
+            restorer.restore(picture[..., :1], task, Sampling(steps=2), range(1), **options)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--guidance-scale", "3"], "guidance_scale: for models that were not trained"),
+    (["--flat"], "flat: for models"),
+    (["--kernel", "k.npy", "--motion", "9,45"], "kernel, motion: for models"),
+])
+def test_a_model_that_was_trained_to_restore_takes_no_options_of_priors(options, message, monkeypatch, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr("sys.argv", ["sample", "--ckpt", "photo", "--task", "denoising", "--device", "CPU", *options,
+                                     "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "made")])
+    with pytest.raises(UserError, match=message):
+        sample.main()
+    assert not (tmp_path / "made").exists()
+
+
+def test_files_of_the_command_are_told_apart():
+    assert EXPOSURES.parse("a.png,,b.png") == ("a.png", "b.png")
+    assert MOTION.parse("9,-45") == (9.0, -45.0)
+    for ask, text in ((EXPOSURES, ","), (MOTION, "9,up")):
+        with pytest.raises(UserError, match=ask.name):
+            ask.parse(text)
+
+
+def test_a_kernels_sum_is_told_where_it_is_taken(adm, picture, capsys):
+    assert np.allclose(np.sum(read_kernel(np.ones((3, 3), np.int64))), 9)
+    assert "have the sum 9: they are divided" in capsys.readouterr().err
+    read_kernel(np.full((3, 3), 1 / 9))
+    assert not capsys.readouterr().err
+
+
+def test_motion_goes_counterclockwise_from_the_right():
+    kernel, = kernels({"motion": (7, 45)})
+    assert kernel[:4, 4:].sum() > 0.3 and kernel[4:, :4].sum() > 0.3 and kernel[:3, :3].sum() == 0
+    line, = kernels({"motion": (5, 0)})
+    assert (line[len(line) // 2, 1:-1] > 0.1).all() and np.isclose(line[len(line) // 2].sum(), 1)
 
 
 def network(x, time):
@@ -270,10 +371,11 @@ def test_known_pixels_come_back_and_another_mask_compiles_nothing(adm, picture, 
     monkeypatch.setattr(adm.chains, "network", network)
     restorer = PriorRestorer(adm.chains, adm.forms[1])
     monkeypatch.setattr(adm, "_prior", restorer)
-    for corner in (4, 12):
-        mask = np.zeros((32, 30), np.uint8)
+    masks = [np.zeros((32, 30), np.uint8) for _ in range(2)]
+    for corner, mask in zip((4, 12), masks):
         mask[corner:corner + 8, 4:20] = 255
-        made, = adm.restore(picture[:, :30], task="inpainting", mask=mask, prior="ddnm", steps=2)
+    results = adm.restore([picture[:, :30]] * 2, task="inpainting", mask=masks, prior="ddnm", steps=2)
+    for (made,), mask in zip(results, masks):
         assert made.size == (30, 32) and np.array_equal(np.asarray(made)[mask == 0], picture[:, :30][mask == 0])
         assert not np.array_equal(np.asarray(made)[mask > 0], picture[:, :30][mask > 0])
     chain, = restorer._compiled.values()
@@ -295,3 +397,36 @@ def test_a_large_dark_picture_is_made_small_first(adm, picture, monkeypatch):
     assert sizes[:2] == [(1, 3, 32, 30)] * 2 and set(sizes[2:]) == {(8, 3, 32, 32)}  # the whole, then its windows
     small, whole = restorer._compiled.values()
     assert small.windows is None and whole.windows.shape == (64, 60) and len(whole.step.guidance.degradations) == 2
+
+
+@pytest.fixture
+def restorer(adm, monkeypatch):
+    monkeypatch.setattr(adm.chains, "network", network)
+    return PriorRestorer(adm.chains, adm.forms[1])
+
+
+def test_pictures_of_several_sizes_keep_their_blocks_means(restorer, picture):
+    """Both are made small by the same shape first, but by other factors."""
+    for given in (picture, np.tile(picture, (2, 2, 1))):
+        made, = restorer.restore(given, "super_resolution", Sampling(steps=2), range(1), scale=2, prior="ddnm")
+        made = np.asarray(made, np.float64)
+        means = made.reshape(len(given), 2, len(given), 2, 3).mean((1, 3))
+        within = ((made > 0) & (made < 255)).reshape(len(given), 2, len(given), 2, 3).all((1, 3))  # none cut off
+        assert within.mean() > 0.1 and np.abs(means - given)[within].max() <= 0.5
+
+
+def test_what_starts_late_starts_from_the_picture_also_where_it_is_made_small_first(restorer):
+    ramp = np.uint8(np.linspace(60, 200, 64))[None, :, None] + np.zeros((64, 1, 3), np.uint8)
+    made, = restorer.restore(ramp, "denoising", Sampling(steps=2, strength=0.02), range(1), guidance_scale=1.0)
+    assert np.abs(np.asarray(made, float) - ramp).mean() < 12  # noise of this level has a deviation of 5
+
+
+def test_large_jpegs_are_made_whole_and_fit_the_file(restorer):
+    across = np.linspace(-0.6, 0.6, 64, dtype=np.float32)
+    y = jpeg(np.stack(np.broadcast_arrays(across, across[:, None], -across)), 30)
+    given = np.uint8((y.transpose(1, 2, 0) + 1) * 127.5 + 0.5)
+    made, = restorer.restore(given, "jpeg_restoration", Sampling(steps=2), range(1), jpeg_quality=30)
+    chain, = restorer._compiled.values()
+    assert chain.windows.shape == (64, 64)
+    fitted = jpeg(np.asarray(made, np.float32).transpose(2, 0, 1) / 127.5 - 1, 30)
+    assert np.abs(fitted - y).mean() < 0.3 * np.abs(y - y.mean((1, 2), keepdims=True)).mean()

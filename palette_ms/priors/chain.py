@@ -15,7 +15,7 @@ from palette_ms.diffusion.denoisers import on_arrays
 from palette_ms.diffusion.samplers import LIMIT, NEXT, TIME
 from palette_ms.priors import methods
 from palette_ms.priors.degradations import Whole
-from palette_ms.priors.losses import LOSSES, QUALITIES
+from palette_ms.priors.losses import LOSSES, QUALITIES, smoothness
 
 REFERENCE = 256  # side of the pictures that weights of losses are given for, those of the published checkpoint
 _RATES = LIMIT + 1  # where the rates of signal and noise stand, behind a sampler's own numbers
@@ -40,6 +40,7 @@ class Guiding:
             25, by task.
         factor_rate, mask_rate: of a blind degradation, by which f and M follow their own gradients of the unscaled
             loss; M's is for 256 × 256, too.
+        smoothness: weight of the smoothness of M, beside the unscaled loss that M follows.
     """
 
     prior: str = "gdp"
@@ -53,6 +54,7 @@ class Guiding:
     strength: float = 1.0
     factor_rate: float = 1.0
     mask_rate: float = 1.0
+    smoothness: float = 0.0
 
 
 class Windows:
@@ -128,7 +130,7 @@ class Guidance(nn.Cell):
         if guiding.prior == "gdp":
             shift, learned = self.shift(x_0, whole, y_t, given, learned)
             return whole + (added**2 if guiding.variance else 1) * shift / w, noise, learned
-        for i in range(len(given)):
+        for i in range(len(given) - 1, -1, -1):  # the user's picture after what was made of it, so that it is kept
             if guiding.prior == "ddnm":
                 whole, noise = methods.ddnm(whole, self.degradations[i], given[i], noise, guiding.sigma, w, added)
             else:
@@ -151,7 +153,7 @@ class Guidance(nn.Cell):
                 points = x_0 if self.guiding.at == "x0" else self.cut(y_t)
             shift, learned = self.blind_shift(points, given, learned)
         if self.weighed is not None:
-            shift = shift - area * ops.grad(self.weighed)(point, *given[self.exposures:])
+            shift = shift - area * ops.grad(self.weighed)(point, given[self.exposures:])
         return shift, learned
 
     def blind_shift(self, points, given, learned):
@@ -167,8 +169,13 @@ class Guidance(nn.Cell):
                 by_x, by_m = self.sew(by_x), self.sew(by_m)
             shift, by_mask = shift - area * self.guiding.scale * by_x, by_mask + by_m
             by_factor = by_factor + by_f.reshape((-1, factor.shape[0], 1, 1, 1)).mean(0)
+        if self.guiding.smoothness:
+            by_mask = by_mask + self.exposures * self.guiding.smoothness * ops.grad(self.unevenness)(mask)
         return shift, (factor - self.guiding.factor_rate / self.exposures * by_factor,
                        mask - area * self.guiding.mask_rate / self.exposures * by_mask)
+
+    def unevenness(self, mask):
+        return smoothness(mask).sum()
 
     def cut(self, x):
         return x if self.windows is None else self.windows.cut(x)
@@ -214,7 +221,7 @@ class GuidedStep(nn.Cell):
         network's output is None where the network is within."""
         learned, numbers = (factor, mask), ops.unbind(row)
         if self.distance is not None:
-            gradient, (x_0, scale) = ops.grad(self.distance, has_aux=True)(y, row, rank, *given)
+            gradient, (x_0, scale) = ops.grad(self.distance, has_aux=True)(y, row, rank, given)
             x_0 = x_0 - self.guidance.guiding.zeta * gradient / self.guidance.weight(numbers)
         else:
             x_0, scale = self.update.answer(output, self.guidance.cut(y), 1, rank, numbers)

@@ -27,7 +27,8 @@ class Weighed(nn.Cell):
         scale: s.
         qualities: (Q, λ), functions of x → (N,).
 
-    Inputs: x (N, C, H, W) in [−1, 1], and each given picture y.
+    Inputs: x (N, C, H, W) in [−1, 1], and a tuple, of each given picture y: `ops.grad` takes no more than one of them
+    as arguments.
     """
 
     def __init__(self, degradations, loss, scale, qualities=()):
@@ -35,7 +36,7 @@ class Weighed(nn.Cell):
         self.degradations = nn.CellList(degradations)
         self.loss, self.scale, self.qualities = loss, scale, qualities
 
-    def construct(self, x, *given):
+    def construct(self, x, given):
         total = 0
         for i in range(len(self.degradations)):
             total = total + self.scale * self.loss(self.degradations[i](x) / 2, given[i] / 2).sum()
@@ -67,14 +68,14 @@ class Distance(nn.Cell):
         answer: a Cell, (y_t, row, rank) → (ŷ₀, …).
         degradations: D of each given picture.
 
-    Inputs: y_t, row, rank, and each given picture.
+    Inputs: y_t, row, rank, and a tuple, of each given picture.
     """
 
     def __init__(self, answer, degradations):
         super().__init__()
         self.answer, self.degradations = answer, nn.CellList(list(degradations))
 
-    def construct(self, y_t, row, rank, *given):
+    def construct(self, y_t, row, rank, given):
         x_0, rest = self.answer(y_t, row, rank)
         squares = 1e-12
         for i in range(len(self.degradations)):

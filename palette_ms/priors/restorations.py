@@ -3,25 +3,29 @@
 A new task is a `Restoration` more. MindSpore is imported where a degradation is made, since commands ask for the rest.
 """
 
+import math
 import sys
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Tuple
 
 import cv2
 import numpy as np
 
+from palette_ms.data.files import expand
 from palette_ms.data.images import load_image
 from palette_ms.errors import UserError
 from palette_ms.tasks.asks import FEATHER, MASK, Ask
-from palette_ms.tasks.deblurring import gaussian_kernel
+from palette_ms.tasks.deblurring import gaussian_kernel, motion_kernel
 from palette_ms.tasks.super_resolution import SuperResolution
 
 RESTORATIONS = {}  # by name
-STEPS = 100  # network calls by default
+STEPS = 100  # network calls by default, where the chain has as many
 METHODS = ("gdp", "ddnm", "dps", "diffpir")  # see palette_ms.priors.methods
 # What a user may say besides what the task asks, see palette_ms.priors.restore.guiding_of.
-OPTIONS = {"prior", "guidance_scale", "loss", "exposure", "colour", "guide_at", "guide_by_variance", "zeta"}
+OPTIONS = {"prior", "guidance_scale", "loss", "exposure", "colour", "smoothness", "guide_at", "guide_by_variance",
+           "zeta"}
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,46 @@ class PathsAsk(Ask):
         return "a file" if self.most_files == 1 else "files, with commas between"
 
     def parse(self, text):
-        return tuple(text.split(",")) if self.most_files > 1 else text
+        paths = tuple(str(expand(part)) for part in text.split(",") if part)
+        if not paths:
+            raise UserError(f"{self.name} names no file")
+        return paths if self.most_files > 1 else str(expand(text))
 
     def check(self, value):
         values = value if isinstance(value, (list, tuple)) else [value]
-        if len(values) > self.most_files or not all(
-                isinstance(one, (str, Path, np.ndarray)) or hasattr(one, "convert") for one in values):
-            raise UserError(f"{self.name} must be {self.range()}, or arrays, not {value!r}")
+        for one in values:
+            if not isinstance(one, (str, Path, np.ndarray)) and not hasattr(one, "convert"):
+                raise UserError(f"{self.name} must be {self.range()}, or arrays, not {one!r}")
+        if not 1 <= len(values) <= self.most_files:
+            raise UserError(f"{self.name} must be {self.range()}, or arrays, from 1 to {self.most_files} of them, not "
+                            f"{len(values)}")
+
+
+@dataclass(frozen=True)
+class MotionAsk(Ask):
+    """(length, angle) of a straight motion, as text `9,45`."""
+
+    def range(self):
+        return "two numbers, pixels from 1 to 128 and degrees, such as 9,45"
+
+    def parse(self, text):
+        try:
+            return tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise UserError(f"{self.name} must be {self.range()}, not {text!r}") from None
+
+    def check(self, value):
+        if not (isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(one, Real) for one in value)
+                and 1 <= value[0] <= 128 and math.isfinite(value[1])):
+            raise UserError(f"{self.name} must be {self.range()}, not {value!r}")
 
 
 SCALE, = SuperResolution.asks
 DOWNSCALING = Ask("downscaling", "how a small picture came about: each pixel the mean of a block, or by Pillow's "
                                  "bicubic interpolation", choices=("mean", "bicubic"))
 BLUR = Ask("blur", "deviation of a Gaussian blur, in pixels", float, least=0.1, most=32)
+MOTION = MotionAsk("motion", "length and direction that the camera moved, counterclockwise from the right",
+                   metavar="PIXELS,DEGREES")
 KERNEL = PathsAsk("kernel", "the blur's own kernel, odd and square: a picture, or a .npy array", metavar="FILE")
 QUALITY = Ask("jpeg_quality", "quality factor that the picture was encoded with", int, least=1, most=100)
 NOISE = Ask("noise", "deviation of the noise in the picture, in 255ths", float, least=0, most=128)
@@ -108,16 +139,13 @@ class Restoration:
             return 1
         return asked["scale"] or (4 if self.name == "super_resolution" else 1)
 
-    def degradation(self, height, width, asked):
-        """`palette_ms.priors.degradations.Degradation` of results of a size, but for what a mask says."""
+    def degradation(self, height, width, asked, blurs):
+        """`palette_ms.priors.degradations.Degradation` of results of a size, but for what a mask says. blurs: what
+        `kernels` says of what is asked."""
         from palette_ms.priors.degradations import Bicubic, BlockMean, Blur, Composition, Gray, Whole
         from palette_ms.priors.jpeg import Jpeg
 
-        scale, parts = self.factor(asked), []
-        if asked.get("kernel") is not None:
-            parts.append(Blur(read_kernel(asked["kernel"])))
-        if asked.get("blur") is not None:
-            parts.append(Blur(gaussian_kernel(asked["blur"])))
+        scale, parts = self.factor(asked), [Blur(kernel) for kernel in blurs]
         if scale > 1:
             parts.append(Bicubic(scale, height, width) if asked.get("downscaling") == "bicubic" else BlockMean(scale))
         if asked.get("jpeg_quality") is not None:
@@ -129,17 +157,23 @@ class Restoration:
         return degradation
 
 
-_SMALL = (SCALE, DOWNSCALING, BLUR, KERNEL)
+_BLURS = (BLUR, MOTION, KERNEL)
+_SMALL = (SCALE, DOWNSCALING, *_BLURS)
 # The scales are those of Fei et al. 2023 and its released code, for 256 × 256 and 1000 steps; where f and M are
 # learned, 80 000, twice a step for dark pictures. Its code has colour constancy for colorization alone.
 Restoration("super_resolution", 2000, (*_SMALL, NOISE))
-Restoration("deblurring", 6000, (BLUR, KERNEL, NOISE), needs_one=("blur", "kernel"))
+Restoration("deblurring", 6000, (*_BLURS, NOISE), needs_one=("blur", "motion", "kernel"))
 Restoration("inpainting", 4000, (MASK, FEATHER), required=("mask",))
 Restoration("colorization", 6000, (NOISE,), quality=(("colour", 500.0),), keeps_gray=False, gray=True)
 Restoration("denoising", 2000, (NOISE,))
 Restoration("jpeg_restoration", 2000, (QUALITY,), required=("jpeg_quality",), prior="ddnm")
-Restoration("low_light", 160_000, (*_SMALL, NOISE), blind=True)
+Restoration("low_light", 160_000, _SMALL, blind=True)
 Restoration("hdr", 80_000, (EXPOSURES,), required=("exposures",), blind=True)
+
+
+def calls(steps, diffusion):
+    """Network calls of a chain, where a user asks for so many, or for none in particular (None)."""
+    return min(STEPS, diffusion.test_schedule.num_steps) if steps is None else steps
 
 
 def restoration(name):
@@ -159,18 +193,37 @@ def restoration_asks():
     return takers
 
 
+def kernels(asked):
+    """Those of the blurs that a user names, one after the other."""
+    found = []
+    if asked.get("kernel") is not None:
+        found.append(read_kernel(asked["kernel"]))
+    if asked.get("blur") is not None:
+        found.append(gaussian_kernel(asked["blur"]))
+    if asked.get("motion") is not None:
+        length, degrees = asked["motion"]  # rows go down
+        found.append(motion_kernel(length, -math.radians(degrees)))
+    return found
+
+
 def read_kernel(source):
     """A blur's kernel, float32 (k, k): an array, a `.npy` file, or a picture's gray values."""
     if isinstance(source, (str, Path)) and str(source).endswith(".npy"):
         try:
-            source = np.load(source, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read kernel {source}: {error}") from None
+            array = np.load(source, allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it is an archive of arrays")
+            source = array
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"cannot read kernel {source}: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(source, np.ndarray) or source.dtype == np.uint8:
         return load_image(source).astype(np.float32).mean(2)  # a picture has no sum to speak of
-    if abs(source.sum() - 1) > 1e-3:
-        print(f"the kernel's values have the sum {source.sum():.4g}: they are divided by it", file=sys.stderr)
-    return source.astype(np.float32)
+    if not (np.issubdtype(source.dtype, np.floating) or np.issubdtype(source.dtype, np.integer)):
+        raise UserError(f"a kernel's values must be numbers, not {source.dtype}")
+    kernel = source.astype(np.float32)
+    if kernel.sum() > 0 and abs(kernel.sum() - 1) > 1e-3:  # others are refused
+        print(f"the kernel's values have the sum {kernel.sum():.4g}: they are divided by it", file=sys.stderr)
+    return kernel
 
 
 def aligned(exposures, reference):
@@ -200,4 +253,3 @@ def aligned(exposures, reference):
         out.append(cv2.warpAffine(picture, matrix, reference.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101,
                                   flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP))
     return out
-

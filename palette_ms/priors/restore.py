@@ -11,6 +11,7 @@ from numbers import Real
 import numpy as np
 from mindspore import Tensor
 
+from palette_ms.data.forms import Photo
 from palette_ms.diffusion.cells import Update
 from palette_ms.diffusion.samplers import Sampler, create_sampler
 from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
@@ -19,14 +20,18 @@ from palette_ms.priors.chain import REFERENCE, Guidance, GuidedChain, Guiding, W
 from palette_ms.priors.degradations import BlockMean, Composition, Degradation, Known
 from palette_ms.priors.losses import LOSSES
 from palette_ms.priors.methods import diffpir_calls
-from palette_ms.priors.restorations import METHODS, OPTIONS, STEPS, aligned, restoration
-from palette_ms.runtime import setup
+from palette_ms.priors.restorations import METHODS, OPTIONS, aligned, kernels, restoration
+from palette_ms.runtime import max_memory, setup
 from palette_ms.seeds import generator
 from palette_ms.tasks.asks import read_mask
 from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.tasks.task import Request
 
 _JPEG_BLOCK = 16
+_KEPT = 8  # compiled chains, of pictures of other sizes and tasks
+# Bytes that a step takes for each value of a picture, or of its windows, and again where f and M are learned window by
+# window; and, for each number of a blur's kernel, for each value of a picture (measured at 512 × 512 and 1024 × 1024).
+_VALUE_BYTES, _KERNEL_BYTES = 120, 40
 _FACTOR = 0.7  # what f begins with, as in the reference numbers
 # Of the way from D(x̃₀) to y, what a step may go at most in one pixel, were all others still: with more, neighbouring
 # steps overshoot and the picture swings.
@@ -44,33 +49,46 @@ class Enlarged(Degradation):
         return x.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
 
 
-def guiding_of(task, steps, prior=None, guidance_scale=None, loss="mse", exposure=None, colour=None, guide_at="x0",
-               guide_by_variance=False, noise=None, zeta=None):
+def guiding_of(task, steps, prior=None, guidance_scale=None, loss=None, exposure=None, colour=None, smoothness=None,
+               guide_at=None, guide_by_variance=None, noise=None, zeta=None):
     """`Guiding` of a task, from what a user says.
 
     Args:
         task: `palette_ms.priors.restorations.Restoration`.
         steps: of the chain. gdp moves a picture by a share of what it is off at every step; in fewer steps each has to
             go further: s is the task's times 1000/steps, but at most what goes `_MOST_SHARE` of the way.
-        prior: None: the task's.
+        prior: None: the task's, or diffpir where noise is told of.
         guidance_scale: s itself, for 256 × 256; None: as above.
+        loss: None: mse.
         exposure, colour: weights λ of the quality losses; None: the task's.
-        guide_at, guide_by_variance: `at` and `variance` of `Guiding`.
+        smoothness: weight of that of M; None: 0.
+        guide_at, guide_by_variance: `at` and `variance` of `Guiding`; None: "x0" and False.
         noise: deviation of the noise, in 255ths.
         zeta: None: 1 for dps, 0.3 for diffpir.
 
     Raises:
-        UserError: something out of range.
+        UserError: something out of range, or of another method.
     """
-    prior = prior or task.prior
-    for name, value, choices in (("prior", prior, METHODS), ("loss", loss, LOSSES),
-                                 ("guide_at", guide_at, ("x0", "xt"))):
+    if prior is None:
+        prior = "diffpir" if noise else task.prior
+    for name, value, choices in (("prior", prior, METHODS), ("loss", loss, (None, *LOSSES)),
+                                 ("guide_at", guide_at, (None, "x0", "xt"))):
         if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
-    numbers = {"guidance_scale": guidance_scale, "exposure": exposure, "colour": colour, "zeta": zeta}
+            raise UserError(f"{name} must be one of {', '.join(filter(None, choices))}, not {value!r}")
+    numbers = {"guidance_scale": guidance_scale, "exposure": exposure, "colour": colour, "smoothness": smoothness,
+               "zeta": zeta}
     for name, value in numbers.items():
         if value is not None and not (isinstance(value, Real) and 0 <= value < math.inf):
             raise UserError(f"{name} must be a number from 0 on, not {value!r}")
+    takers = {"noise": ("ddnm", "diffpir"), "zeta": ("dps", "diffpir")}
+    for name, value in {**numbers, "loss": loss, "guide_at": guide_at, "guide_by_variance": guide_by_variance,
+                        "noise": noise}.items():
+        if value and prior not in takers.get(name, ("gdp",)):
+            raise UserError(f"{name} is for --prior {' and '.join(takers.get(name, ('gdp',)))}, not for {prior}")
+    if smoothness and not task.blind:
+        raise UserError(f"smoothness is of the map M of a degradation that is not known, and {task.name} knows it")
+    if prior == "diffpir" and zeta is not None and zeta > 1:
+        raise UserError(f"zeta, diffpir's share of fresh noise, must be from 0 to 1, not {zeta}")
     if task.blind and prior != "gdp":
         raise UserError(f"{task.name} is for --prior gdp: {prior} needs a degradation that is known")
     if task.prior == "ddnm" != prior:
@@ -81,15 +99,16 @@ def guiding_of(task, steps, prior=None, guidance_scale=None, loss="mse", exposur
     weights = {**dict(task.quality), **{name: value for name, value in (("exposure", exposure), ("colour", colour))
                                         if value is not None}}
     scaled = tuple((name, weight * guidance_scale / task.scale) for name, weight in weights.items() if weight)
-    return Guiding(prior, float(guidance_scale), loss, scaled, guide_at, bool(guide_by_variance),
-                   (noise or 0) / 127.5, zeta if zeta is not None else 1.0 if prior == "dps" else 0.3)
+    return Guiding(prior, float(guidance_scale), loss or "mse", scaled, guide_at or "x0", bool(guide_by_variance),
+                   (noise or 0) / 127.5, zeta if zeta is not None else 1.0 if prior == "dps" else 0.3,
+                   smoothness=float(smoothness or 0))
 
 
 class PriorRestorer:
     """Restores by an unconditional model.
 
     Args:
-        chains: its `palette_ms.chains.Chains`, or what else has `build`, `network`, `multiple` and `config`.
+        chains: its `palette_ms.chains.Chains`.
         form: of its pictures, see `palette_ms.data.forms`.
     """
 
@@ -106,7 +125,7 @@ class PriorRestorer:
         Args:
             image: as of `palette_ms.pipeline.Palette.restore`, one picture.
             task: name of a `Restoration`.
-            sampling: `Sampling`; without a sampler, ddpm, or diffpir's own.
+            sampling: `Sampling`, with its steps; without a sampler, ddpm, or diffpir's own.
             numbers: of the samples, a range.
             tile, overlap: side and overlap of the windows; None: the training size, and half of it.
             hierarchical: whether a picture in windows is made small first.
@@ -121,11 +140,19 @@ class PriorRestorer:
         asked = task.checked({name: options.pop(name) for name in set(options) - OPTIONS})
         if self.config.model.num_classes is not None:
             raise UserError("a class-conditional model is no prior for pictures of any kind: an unconditional one is")
-        guiding = guiding_of(task, sampling.steps or STEPS, noise=asked.get("noise"), **options)
+        if not isinstance(self.form, Photo) and (task.gray or {"jpeg_quality", "exposures"} & set(task.required)
+                                                 or options.get("colour")):
+            raise UserError(f"{'colour' if options.get('colour') else task.name} is for models of photos, and this one "
+                            "makes arrays")
+        guiding = guiding_of(task, sampling.steps, noise=asked.get("noise"), **options)
         original = self.form.original(image)
         picture = self.form.shown(original)
         factor = task.factor(asked)
         height, width = (side * factor for side in picture.shape[:2])
+        side, stride = self._windows(height, width, tile, overlap)
+        blurs = kernels(asked)
+        _check_memory(height, width, side, stride, picture.shape[2] * len(numbers), task.blind,
+                      sum(kernel.size for kernel in blurs))
         given = self._given(task, picture, asked)
         hole = np.ones((1, height, width), np.float32)
         if "mask" in asked:
@@ -133,11 +160,10 @@ class PriorRestorer:
                              generator(seed, "mask"))
             if hole.min() >= 1 or hole.max() <= 0:
                 raise UserError("the mask leaves no pixel known" if hole.min() >= 1 else "the mask marks no pixel")
-        side, stride = self._windows(height, width, tile, overlap)
         if side and guiding.prior == "dps":
-            raise UserError(f"dps goes through the network as a whole: {width}×{height} is too large for it, and "
-                            "--prior gdp, ddnm or diffpir work in windows")
-        made = self._make(task, guiding, asked, sampling, numbers, seed, given, hole, factor, side, stride,
+            raise UserError(f"dps goes through the network as a whole, and not in windows, as {width}×{height} would "
+                            "be restored: --prior gdp, ddnm or diffpir are")
+        made = self._make(task, guiding, asked, blurs, sampling, numbers, seed, given, hole, factor, side, stride,
                           hierarchical, progress)
         original = self.form.resized(original, height, width)
         if not np.isfinite(made).all():
@@ -163,28 +189,31 @@ class PriorRestorer:
 
     def _windows(self, height, width, tile, overlap):
         """(side, stride) of the windows, or (None, None): the picture at once."""
+        self.chains.check_tiles(tile, overlap)
         trained = self.config.data.image_size
-        if tile is not None and (tile < 1 or tile % self.multiple):
-            raise UserError(f"tile must be a multiple of {self.multiple} pixels, not {tile}")
-        side = tile or trained
         if tile is None and max(height, width) <= trained * 1.25:
             return None, None
+        side = tile or trained
         overlap = side // 2 if overlap is None else overlap
-        if not 0 <= overlap < side:
-            raise UserError(f"overlap must be from 0 to {side - 1} pixels for tiles of {side}, not {overlap}")
         return side, side - overlap
 
-    def _make(self, task, guiding, asked, sampling, numbers, seed, given, hole, factor, side, stride, hierarchical,
-              progress):
+    def _make(self, task, guiding, asked, blurs, sampling, numbers, seed, given, hole, factor, side, stride,
+              hierarchical, progress):
         """float32 (samples, C, H, W), by one chain, or by two where the picture is made small first."""
         height, width = hole.shape[1:]
+        if guiding.prior == "ddnm" and (guiding.sigma or task.prior == "ddnm"):
+            # JPEG of an enlarged picture is no projection, nor has what is enlarged and degraded one singular value;
+            # and what noise and JPEG leave says already what the whole looks like.
+            hierarchical = False
         shrink = math.ceil(max(height, width) / self.config.data.image_size) if side and hierarchical else 1
         unit = math.lcm(self.multiple * shrink, factor, 1 if task.prior == "gdp" else _JPEG_BLOCK)
         padded = [max(-(-length // unit) * unit, side or 0) for length in (height, width)]
         padded = [-(-length // unit) * unit for length in padded]
+        channels = self.config.model.in_channels
+        windows = Windows(*padded, side, stride) if side else None
         given = np.stack([_pad(one, *(length // factor for length in padded)) for one in given])
         known = 1 - np.ceil(_pad(hole, *padded))[None]
-        degradation = task.degradation(*padded, asked)
+        degradation = task.degradation(*padded, asked, blurs)
         if "mask" in asked:
             degradation = Known(known)
             given = given * known
@@ -192,34 +221,31 @@ class PriorRestorer:
             given = degradation.degrade(given)
         samples = len(numbers)
         given = [np.repeat(one[None], samples, 0) for one in given]
-        calls = sampling.steps or STEPS
         if progress is not None:
-            progress.reset(calls * (1 + (shrink > 1)))
+            progress.reset(sampling.steps * (1 + (shrink > 1)))
         update = None if progress is None else progress.update
         if guiding.prior == "ddnm" and guiding.sigma and not degradation.gain:
             raise UserError("ddnm takes noise into account for degradations of one singular value, which this is not: "
                             "--prior diffpir or gdp do")
-        comparisons, guess = list(zip([degradation] * len(given), given)), None
+        comparisons = list(zip([degradation] * len(given), given))
         exposures = len(given) * task.blind
-        channels = self.config.model.in_channels
+        guess = self._guess(*comparisons[0], (samples, channels, *padded)) if sampling.strength < 1 else None
         if shrink > 1:
             degraded = [(Composition(Enlarged(shrink), part), y) for part, y in comparisons]
+            mean = BlockMean(shrink)
             small = self._chain((task.name, asked, "small"), guiding, sampling, degraded, exposures, None,
-                                (samples, channels, *(length // shrink for length in padded)), numbers, seed, None,
-                                update)
+                                (samples, channels, *(length // shrink for length in padded)), numbers, seed,
+                                None if guess is None else mean.degrade(guess), update)
             small = np.clip(small, -1, 1)
-            guess = np.repeat(np.repeat(small, shrink, 2), shrink, 3)
-            comparisons.append((BlockMean(shrink), small))
-        if guess is None and sampling.strength < 1:
-            guess = self._guess(comparisons, (samples, channels, *padded))
-        windows = Windows(*padded, side, stride) if side else None
+            comparisons.append((mean, small))
+            if guess is not None:
+                guess = np.repeat(np.repeat(small, shrink, 2), shrink, 3)
         made = self._chain((task.name, asked, "whole"), guiding, sampling, comparisons, exposures, windows,
                            (samples, channels, *padded), numbers, seed + (shrink > 1), guess, update)
         return made[:, :, :height, :width]
 
-    def _guess(self, comparisons, shape):
+    def _guess(self, degradation, y, shape):
         """What a chain below the full strength starts from: the picture of least size that fits what is given."""
-        degradation, y = comparisons[0]
         return degradation.fit(Tensor(np.zeros(shape, np.float32)), Tensor(y)).asnumpy()
 
     def _chain(self, key, guiding, sampling, comparisons, exposures, windows, shape, numbers, seed, guess, progress):
@@ -234,9 +260,11 @@ class PriorRestorer:
         asked = tuple((name, value if isinstance(value, (int, float, str)) and name not in ("kernel", "mask") else None)
                       for name, value in asked.items())
         shapes = tuple(parameter.shape for part in degradations for parameter in part.get_parameters())
-        key = (task, asked, which, guiding, sampling.dynamic_threshold is None, exposures, shape, shapes, len(given),
-               windows and windows.side)
+        key = (task, asked, which, guiding, sampling.dynamic_threshold is None, exposures, shape, shapes,
+               tuple(y.shape for y in given), windows and (windows.side, windows.count))
         if key not in self._compiled:
+            if len(self._compiled) >= _KEPT:
+                del self._compiled[next(iter(self._compiled))]
             diffusion = self.config.diffusion
             update = Update(diffusion.clip, sampling.dynamic_threshold is not None,
                             diffusion.variance == "learned_range", False)
@@ -253,7 +281,7 @@ class PriorRestorer:
                              Tensor(np.zeros((shape[0], 1, *given[0].shape[2:]), np.float32)))
         sampler = guide(self._sampler(guiding, sampling), chain)
         y_T = np.stack([generator(seed, "start", k).standard_normal(shape[1:], np.float32) for k in numbers])
-        if guess is not None and sampling.strength < 1:
+        if guess is not None:
             y_T = sampler.start(guess, y_T)
         return sampler(None, y_T, seed, progress=progress, samples=numbers).asnumpy()
 
@@ -271,6 +299,25 @@ class PriorRestorer:
         return Sampler(None, gammas[kept], diffpir_calls(gammas[kept], guiding.zeta), diffusion.prediction,
                        kept if diffusion.time_input == "t" else None)
 
+
+
+def _check_memory(height, width, side, stride, planes, blind, kernel):
+    """Raises UserError: a step at height × width takes more memory than may be used.
+
+    Args:
+        side, stride: of the windows, or None.
+        planes: channels of all samples.
+        blind: whether f and M are learned.
+        kernel: how many numbers the kernels of the blurs have.
+    """
+    seen = height * width
+    if side:
+        seen = side**2 * math.prod(max(0, length - side) // stride + 2 for length in (height, width))
+    needed = planes * (seen * _VALUE_BYTES * (1 + blind) + height * width * kernel * _KERNEL_BYTES)
+    if needed > max_memory():
+        raise UserError(f"{width}×{height} pixels take about {needed / 2**30:.1f} GiB, more than the "
+                        f"{max_memory() / 2**30:.1f} that may be used: a smaller picture, fewer samples or less "
+                        "overlap take less, and --max-memory (PALETTE_MS_MAX_MEMORY) allows more")
 
 
 def _pad(array, height, width):
