@@ -38,12 +38,14 @@ class Band(NamedTuple):
         weight: float32 (rows, 1), what the answer counts beside the neighbouring bands'.
         sampler: None: nothing is to be made.
         progress: what it reports its network calls to, or None.
+        preview: what is shown the estimates on the way, or None.
     """
 
     rows: slice
     weight: np.ndarray
     sampler: Optional[Sampler]
     progress: Optional[Callable[[int], None]]
+    preview: Optional[Callable] = None
 
 
 def _attention_limit():
@@ -131,7 +133,7 @@ class Chains:
                                 self.pad(part))
                             calls += count
                         weight = weight[:part.shape[2], None].astype(np.float32)
-                        bands.append(Band(rows, weight, sampler, report))
+                        bands.append(Band(rows, weight, sampler, report, getattr(progress, "preview", None)))
                     chains.append(bands)
         if progress is not None:
             progress.reset(calls)

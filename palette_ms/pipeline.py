@@ -159,7 +159,9 @@ class Palette:
             overlap: the least overlap of neighbouring tiles in pixels; None: a quarter of the tile.
             detail: in place of steps, from 0, the most faithful result, to 1, one with as much detail as photos have,
                 for models that were tuned. None: 0; for several samples 1, since those of one call hardly differ.
-            progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles.
+            progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles. If
+                it has a method `preview`, that is given what a chain has so far made of the first sample (ŷ₀), as a
+                result of its form: of a hole, what the network sees around it.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
                 task takes, by the names of its `asks` (scale, extend, …); and spacing, eta, dynamic_threshold,
                 strength, tolerance, guidance, reuse, flips: see `palette_ms.diffusion.samplers.Sampling`.
@@ -338,7 +340,16 @@ class Palette:
         y_T = np.tile(_start(chain_seed, numbers, known.shape[1:]), (len(known) // len(numbers), 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
-        made = np.asarray(sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, numbers))
+        watch = None
+        if band.preview:
+            form = self._forms(task)[1]
+
+            def watch(y):
+                y = hole[:1] * y[:1] + (1 - hole[:1]) * known[:1]
+                band.preview(form.image(form.from_float(y[0, :, :height, :width])))
+
+        made = np.asarray(sampler(cond, hole * y_T + (1 - hole) * known, chain_seed, hole, known, progress, numbers,
+                                  watch))
         return made[:, :, :height, :width]
 
     def _as_targets(self, task, pictures):

@@ -219,6 +219,23 @@ def test_the_bar_reaches_its_total_without_tiles_too(palette, photo):
     assert bar.done == bar.total == 2
 
 
+def test_what_a_chain_has_made_so_far_is_shown(palette, photo):
+    class Watching(Bar):
+        def __init__(self):
+            self.seen = []
+
+        def preview(self, image):
+            self.seen.append((self.done, np.asarray(image)))
+
+    hole, bar = np.zeros((16, 16)), Watching()
+    hole[4:9, 3:8] = 1
+    made = array(palette.restore(photo[:16, :16], "inpainting", hole, steps=3, progress=bar))
+    assert [done for done, _ in bar.seen] == [1, 2, 3]
+    assert all((image[hole < 1] == photo[:16, :16][hole < 1]).all() for _, image in bar.seen)
+    np.testing.assert_array_equal(bar.seen[-1][1], made)
+    assert (bar.seen[0][1] != made).any()
+
+
 def test_a_picture_whose_attention_is_too_large_is_tiled(palette, photo, monkeypatch, capsys):
     tiled = array(palette.restore(photo, "denoising", tile=SIZE))
     assert capsys.readouterr().err == ""

@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import base64
 import io
+import re
 import struct
 import threading
 import weakref
@@ -21,7 +23,7 @@ from palette_ms.tasks import TASKS, check_asked
 from palette_ms.tasks.asks import Ask, MarginsAsk, MaskAsk
 from palette_ms.web import __main__ as command
 from palette_ms.web import uploads
-from palette_ms.web.work import Line, Models
+from palette_ms.web.work import Job, Line, Models
 
 MODEL = {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]}
 
@@ -170,10 +172,15 @@ def test_before_and_after_have_a_slider_where_their_shapes_agree():
 
 
 def test_progress_is_told_to_screen_readers():
-    job = SimpleNamespace(total=None, done=0)
+    job = Job()
     assert "preparing" in uploads.status(job, 0) and "value=" not in uploads.status(job, 0)
     assert "2 before this one" in uploads.status(job, 2)
-    job = SimpleNamespace(total=4, done=1)
+    job.reset(4)
+    job.update()
+    assert "<img" not in uploads.status(job, 0)
+    job.preview(Image.fromarray(np.full((600, 300, 3), 9, np.uint8)))
+    file = io.BytesIO(base64.b64decode(re.search('src="data:image/jpeg;base64,([^"]+)"', uploads.status(job, 0))[1]))
+    assert Image.open(file).size == (160, 320) and Image.open(file).getpixel((5, 5)) == (9, 9, 9)
     assert "step 2 of 4" in uploads.status(job, 0) and 'value="0.250"' in uploads.status(job, 0)
     assert 'role="status"' in uploads.status(job, 0) and "&lt;b&gt;" in uploads.status(job, 0, "<b>")
 

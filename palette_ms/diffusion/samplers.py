@@ -260,7 +260,7 @@ class Sampler:
         signal, deviation = self.rates[0]
         return np.float32(signal) * source + np.float32(deviation) * noise
 
-    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None, samples=None):
+    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None, samples=None, watch=None):
         """The whole chain.
 
         Args:
@@ -271,6 +271,7 @@ class Sampler:
             y_0: (N, 3, H, W), needed with a mask: its pixels outside the mask are put back after every call.
             progress: called with the number of calls done since the last report.
             samples: of each picture in the batch, see `NoiseStream`; None: the batch is one picture's.
+            watch: called with ŷ₀ (N, 3, H, W) after each report of progress.
 
         Returns: y_0 (N, 3, H, W), in about [−1, 1]: a Tensor where the denoiser is a Cell, else an array.
 
@@ -288,7 +289,7 @@ class Sampler:
         known, mask = take(nothing if y_0 is None else y_0), take(nothing + 1 if mask is None else mask)
         state = y, y, zeros, zeros, take(np.zeros((len(y_T), 1, 1, 1), y_T.dtype))
         size = min(max(1, _BLOCK_BYTES // (4 * y_T.size)), self.chain.block)
-        block = min(size, -(-self.num_steps // _REPORTS)) if progress else size
+        block = min(size, -(-self.num_steps // _REPORTS)) if progress or watch else size
         for done in range(0, self.num_steps, block):
             count = min(block, self.num_steps - done)
             noise, rows = np.zeros((size, *y_T.shape), np.float32), np.zeros((size, self.table.shape[1]), np.float32)
@@ -300,6 +301,8 @@ class Sampler:
             if progress:
                 np.asarray(state[0])  # MindSpore is asynchronous: without this the bar would run ahead of the work
                 progress(count)
+            if watch:
+                watch(np.asarray(state[2]))
             if self.chain.stops and np.asarray(state[4]).all():
                 break
         return state[0]

@@ -47,6 +47,7 @@ CSS = """
 .gallery-container, .grid-wrap { height: auto !important; min-height: 0 !important }
 .grid-container { grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)) !important }
 figcaption { text-align: center; padding-top: 4px; overflow-wrap: anywhere }
+.preview { display: block; margin: 8px auto 0; max-width: 100% }
 [role=status] progress { width: 100%; accent-color: #2563eb }
 .problem { color: #b91c1c; font-weight: 600 }
 .dark .problem { color: #fca5a5 }

@@ -15,6 +15,7 @@ from palette_ms.errors import UserError
 
 _NUMBERS = itertools.count()
 VIEW = 1024  # pixels of the longer side of what is shown; files are downloaded whole
+PREVIEW = 320  # of what is shown while a picture is made
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def without_folders(error, *paths):
     return text
 
 
-def view(image):
-    """A picture of any mode as RGB of 8 bits of at most `VIEW` pixels a side."""
+def view(image, side=VIEW):
+    """A picture of any mode as RGB of 8 bits of at most `side` pixels a side."""
     rgb = Image.fromarray(Photo().read(image))
-    rgb.thumbnail((VIEW, VIEW))
+    rgb.thumbnail((side, side))
     return rgb
 
 
@@ -129,7 +130,10 @@ def status(job, ahead, what=""):
         return told(f"{what}in line: {ahead} before this one", 0)
     if job.total is None:
         return told(f"{what}preparing the model", None)
-    return told(f"{what}step {min(job.done + 1, job.total)} of {job.total}", job.done / max(job.total, 1))
+    seen = ""
+    if job.shown is not None and job.done < job.total:
+        seen = f'<img class="preview" src="{_data(view(job.shown, PREVIEW))}" alt="what there is so far">'
+    return told(f"{what}step {min(job.done + 1, job.total)} of {job.total}", job.done / max(job.total, 1)) + seen
 
 
 def told(text, share=1.0):

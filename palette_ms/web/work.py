@@ -62,6 +62,7 @@ class Job:
 
     Attributes:
         total, done: network calls; total None: they have not begun.
+        shown: a PIL image of what there is so far, or None.
         result: what the work returned, once `ended`.
         problem: why there is none, in a line or two.
         ended: threading.Event.
@@ -69,6 +70,7 @@ class Job:
 
     total: Optional[int] = None
     done: int = 0
+    shown: Optional[object] = None
     result: object = None
     problem: Optional[str] = None
     ended: threading.Event = field(default_factory=threading.Event)
@@ -80,6 +82,9 @@ class Job:
     def reset(self, total):
         self.total, self.done = total, 0
         self.update(0)
+
+    def preview(self, image):
+        self.shown = image
 
     def update(self, n=1):
         self.done += n
