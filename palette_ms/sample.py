@@ -246,10 +246,16 @@ def check_format(form, args, one):
         suffixes = [form.path(Path("a")).suffix]
     else:
         if one and args.format is None:
-            args.format = next((name for name, suffix in FORMATS.items() if suffix == args.output.suffix), None)
+            args.format = next((name for name, suffix in FORMATS.items() if suffix == suffix_of(args.output)), None)
         suffixes = [FORMATS[args.format]] if args.format in FORMATS else list(FORMATS.values())
-    if one and (args.output.suffix not in suffixes or args.format == "same"):
+    if one and (suffix_of(args.output) not in suffixes or args.format == "same"):
         raise UserError(f"--output {args.output} must be a folder, or end in {' or '.join(suffixes)}")
+
+
+def suffix_of(path):
+    """A path's suffix as results have it: of photo.JPEG, .jpg."""
+    suffix = path.suffix.lower()
+    return {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
 
 
 def format_of(form, work, args):
@@ -322,8 +328,10 @@ def make(palette, work, args, make_one, files, how):
                                   "quality": args.quality})
     several = len(numbers) > 1 or args.first_sample > 0
     kinds = {one: format_of(form, one, args) for one in work}
+    named = args.output.suffix if names_result(args.output) else None
     targets = {one: [one.target.with_name(one.target.name + f"_{k}" * several) for k in numbers] for one in work}
-    paths = {one: [form.path(target, **kinds[one]) for target in targets[one]] for one in work}
+    paths = {one: [target.with_name(target.name + named) if named else form.path(target, **kinds[one])
+                   for target in targets[one]] for one in work}
     alone = len(work) == 1 and not any(map(Path.is_dir, args.input or ()))
     failed = done = frames = 0
     with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
@@ -343,7 +351,7 @@ def make(palette, work, args, make_one, files, how):
             problem = results.check(one.picture, paths[one], inputs)
             if problem:
                 problems[one] = UserError(problem)
-        if runtime.rank() == 0 and not names_result(args.output):  # which may lie among anything
+        if runtime.rank() == 0 and not named:  # which may lie among anything
             results.tell_left_overs(work, [path for some in paths.values() for path in some], run,
                                     args.first_sample > 0)
         runtime.sum_over_ranks(0)  # none writes before all have looked
@@ -358,9 +366,9 @@ def make(palette, work, args, make_one, files, how):
                     done += 1
                     continue
                 quality = {"quality": args.quality} if args.quality is not None else {}
-                for path, target, result in zip(paths[one], targets[one], make_one(one)):
+                for path, result in zip(paths[one], make_one(one)):
                     results.note(path, **line)
-                    form.save(result, target, **kinds[one], **quality)
+                    form.save(result, path, **kinds[one], **quality)
                     results.note(path, **line, sha256=digest(path))
             except Exception as error:
                 if not isinstance(error, UserError):

@@ -290,7 +290,7 @@ def test_without_a_range_the_user_is_told_what_gives_one():
 def test_results_come_back_from_their_files(tmp_path, suffix, dtype, channels):
     array = values(channels, bool if dtype == "bool" else np.dtype(dtype).type)
     form = Arrays(channels, ((0, 1),), FileKind(suffix, dtype))
-    path = form.save(form.image(array), tmp_path / "new" / "a.b")
+    path = form.save(form.image(array), form.path(tmp_path / "new" / "a.b"))
     assert path == tmp_path / "new" / f"a.b{suffix}" and [path] == list((tmp_path / "new").iterdir())
     found = form.read(path)
     np.testing.assert_array_equal(found, array)
@@ -307,7 +307,7 @@ def test_results_come_back_from_their_files(tmp_path, suffix, dtype, channels):
 def test_a_failed_write_leaves_nothing(tmp_path):
     form = Arrays(5, ((0, 1),), FileKind(".png", "uint8"))
     with pytest.raises(Exception):  # noqa: B017
-        form.save(values(5, np.uint8), tmp_path / "a")
+        form.save(values(5, np.uint8), form.path(tmp_path / "a"))
     assert not list(tmp_path.iterdir())
 
 

@@ -299,6 +299,10 @@ def test_several_inputs_and_a_file_for_an_output(sample, tmp_path):
     assert sample("--input", "a.jpg", "--output", "p/result.png")[:2] == (0, ["p/result.png"])
     status, made, told = sample("--input", "a.jpg", "--output", "p/result.webp", "--quality", 50)
     assert (status, made) == (0, ["p/result.webp"]) and "left over" not in told  # the other one has a name of its own
+    for name, format in {"p/b.JPG": "JPEG", "p/c.jpeg": "JPEG", "p/d.tiff": "TIFF"}.items():
+        assert sample("--input", "a.jpg", "--output", name)[:2] == (0, [name])
+        with Image.open(name) as image:
+            assert image.format == format
     for wrong in (["p/result.bmp"], ["p/result.jpg", "--format", "png"], ["p/result.jpg", "--format", "same"]):
         assert sample("--input", "a.jpg", "--output", *wrong)[0] == 2
     write(tmp_path, "f/a.jpg", "f/b.bmp")

@@ -52,7 +52,8 @@ def hole(height=16, width=24):
 
 
 def saved(palette, image, folder, **options):
-    return palette.forms[1].save(image, folder / "result", **options)
+    form = palette.forms[1]
+    return form.save(image, form.path(folder / "result", options.get("format", "png")), **options)
 
 
 # Depth

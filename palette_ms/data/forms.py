@@ -206,17 +206,16 @@ class Photo(Form):
         return Image.fromarray(array)
 
     def save(self, image, path, format="png", quality=None):
-        """Write what `image` or `finish` gave to a path without suffix, whole or not at all; returns the whole path.
+        """Write what `image` or `finish` gave to a path, whole or not at all; returns the path.
 
         format, quality: see `palette_ms.data.originals.write_picture`.
         """
-        path = self.path(path, format)
         with replacing(path) as temporary, open(temporary, "wb") as file:
             write_picture(image, file, format, quality, lambda line: _show(f"{path}: {line}"))
         return path
 
     def path(self, path, format="png"):
-        """What `save` makes of a path without suffix."""
+        """A path without suffix with that of a format's files."""
         return path.with_name(path.name + FORMATS[format])
 
 
@@ -331,15 +330,14 @@ class Arrays(Form):
         return array[..., 0] if array.shape[2] == 1 else array
 
     def save(self, image, path, format=None, quality=None):
-        """Write what `image` gave to a path without suffix, whole or not at all; returns the path with the suffix. Of
-        format and quality the model's config decides."""
-        path = self.path(path)
+        """Write what `image` gave to a path, whole or not at all; returns the path. Of format and quality the model's
+        config decides."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            WRITERS[path.suffix](file, image)
+            WRITERS[self._known(self.kind, "data.result").suffix](file, image)
         return path
 
     def path(self, path, format=None):
-        """What `save` makes of a path without suffix."""
+        """A path without suffix with that of the results' files."""
         return path.with_name(path.name + self._known(self.kind, "data.result").suffix)
 
     def _limits(self):

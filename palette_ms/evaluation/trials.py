@@ -79,7 +79,7 @@ def make_trials(palette, place, path, folder, sampling, samples=1, size=None, se
             values = target, *map(target_form.from_float, made)
             for one, array in zip((folder / "target" / names[index], *paths), values):
                 one.parent.mkdir(parents=True, exist_ok=True)
-                target_form.save(target_form.image(array), one)
+                target_form.save(target_form.image(array), target_form.path(one))
         done, failed = (int(runtime.sum_over_ranks(number)) for number in (done, failed))
     if done and rank == 0:
         tqdm.write(f"{done} of {len(source)} pictures were made before, in the same way", file=sys.stderr)

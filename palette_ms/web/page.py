@@ -224,7 +224,7 @@ class Page:
         session.results = []
         for number, image in enumerate(images):
             name = f"{picture.path.stem}_{order.task}_{order.seed}" + f"_{number}" * (len(images) > 1)
-            path = Photo().save(image, folder / name)
+            path = Photo().save(image, Photo().path(folder / name))
             view = folder / f"view_{number}.jpg"
             uploads.view(image).save(view, quality=92)
             caption = f"{picture.name}, {order.caption()}" + f", sample {number}" * (len(images) > 1)
@@ -297,7 +297,7 @@ class Page:
                         continue
                     for k, image in enumerate(job.result):
                         target = folder / (str(name) + f"_{k}" * (len(job.result) > 1))
-                        file = await asyncio.to_thread(Photo().save, image, target)
+                        file = await asyncio.to_thread(Photo().save, image, Photo().path(target))
                         await asyncio.to_thread(zipped.write, file, file.name)
                         file.unlink()
                     count += 1
