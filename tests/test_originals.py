@@ -265,6 +265,19 @@ def test_text_and_xmp_come_along_in_a_png(palette, tmp_path):
     assert back.info["xmp"] == b'<x tiff:Orientation="1" dc:rights="mine"/>'
 
 
+@pytest.mark.parametrize("format", ["jpg", "webp", "tiff"])
+def test_texts_of_a_png_become_exif_elsewhere_and_others_are_told(palette, tmp_path, format, capsys):
+    text = PngImagePlugin.PngInfo()
+    for name, value in {"Author": "Jürgen", "Description": "a scan", "parameters": "steps: 20"}.items():
+        text.add_itxt(name, value)
+    Image.fromarray(SMOOTH).save(tmp_path / "p.png", pnginfo=text)
+    result, = palette.restore(tmp_path / "p.png", "denoising")
+    back = Image.open(saved(palette, result, tmp_path, format=format)).getexif()
+    assert back[ExifTags.Base.ImageDescription] == "a scan"
+    assert back[ExifTags.Base.Artist].encode("latin-1").decode() == "Jürgen"
+    assert capsys.readouterr().err.splitlines()[-1].endswith("text is left out, which a PNG alone holds: parameters")
+
+
 def test_damaged_exif_does_not_refuse_sound_pixels(palette, tmp_path):
     Image.fromarray(SMOOTH).save(tmp_path / "p.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffrubbish")
     np.testing.assert_array_equal(load_image(tmp_path / "p.png"), SMOOTH)

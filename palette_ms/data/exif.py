@@ -19,6 +19,11 @@ _OF_PIXELS = {*range(254, 260), 262, 263, 264, 265, 266, 273, 277, 278, 279, 280
 _STRIP = 2**22  # bytes before they are packed
 
 
+# Keywords of a PNG's texts (PNG, third edition, 11.3.3) that EXIF has a tag for.
+_OF_TEXT = {"Description": ExifTags.Base.ImageDescription, "Author": ExifTags.Base.Artist,
+            "Copyright": ExifTags.Base.Copyright, "Software": ExifTags.Base.Software}
+
+
 def orientation_of(image):
     """The EXIF orientation of an opened image, from 1 to 8. May raise anything where it is damaged."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -52,6 +57,18 @@ def carried(image):
             own[tag] = value.encode("latin-1", "replace") if isinstance(value, str) else value
         data = own.tobytes() if len(own) else None
     return data and _upright(data)
+
+
+def of_texts(texts):
+    """EXIF that says what some of a PNG's texts do, or None: it has no tag for any of them.
+
+    Args:
+        texts: dict from keyword to text; those that are taken are removed.
+    """
+    own = Image.Exif()
+    for keyword in texts.keys() & _OF_TEXT.keys():
+        own[_OF_TEXT[keyword]] = texts.pop(keyword).encode()
+    return own.tobytes() if len(own) else None
 
 
 def _upright(data):

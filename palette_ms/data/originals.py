@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from palette_ms.data.exif import carried, orientation_of, upright, write_tiff
+from palette_ms.data.exif import carried, of_texts, orientation_of, upright, write_tiff
 from palette_ms.data.images import LUMA, PROFILE, from_srgb, open_picture, to_srgb, to_uint8
 from palette_ms.data.readers import kind_of, read_array, turned
 from palette_ms.errors import UserError
@@ -277,7 +277,14 @@ def write_picture(image, file, format, quality=None, show=print):
             image.save(file, "PNG", pnginfo=text, **about)
         else:
             file.write(_deep_png(deep, text, about))
-    elif format == "tiff":
+        return
+    texts = dict(info.get("text", {}))
+    comment = texts.pop("Comment", "").encode()[:_JPEG_HOLDS["exif"]] if format == "jpg" else b""
+    if "exif" not in about:
+        about.update({"exif": exif for exif in [of_texts(texts)] if exif})
+    if texts:
+        show(f"text is left out, which a PNG alone holds: {', '.join(sorted(texts))}")
+    if format == "tiff":
         values = np.asarray(image) if deep is None else _four_if_two(deep)
         write_tiff(_channels_last(values), file, xmp=info.get("xmp"), **about)
     else:
@@ -293,7 +300,6 @@ def write_picture(image, file, format, quality=None, show=print):
             if image.mode in ("LA", "RGBA"):
                 over = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(over, image.convert("RGBA")).convert(image.mode[:-1])
-            comment = info.get("text", {}).get("Comment", "").encode()[:_JPEG_HOLDS["exif"]]
             image.save(file, "JPEG", quality=quality, subsampling=0, comment=comment, **about)
         else:
             about.pop("dpi", None)
