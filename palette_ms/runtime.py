@@ -166,12 +166,24 @@ def whole_processor():
             os.environ["ONEDNN_MAX_CPU_ISA"] = isa
 
 
+def openvino():
+    """OpenVINO's module, imported without the part that tells its makers of the import and leaves their number in the
+    home folder: restoring writes nothing but results, and asks no network."""
+    part = "openvino_telemetry"
+    known = sys.modules.get(part)
+    sys.modules[part] = None  # which Python takes for a module that is not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[part]
+        if known is not None:
+            sys.modules[part] = known
+
+
 def computes_bfloat16():
     """Whether OpenVINO says that this processor computes in bfloat16 natively."""
-    import openvino
-
     with whole_processor():
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def setup_sampling(device="auto", runtime="auto", precision="auto"):
