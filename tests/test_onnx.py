@@ -153,6 +153,12 @@ def test_a_large_batch_is_computed_in_parts(monkeypatch):
     assert calls == [2, 2, 1]
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_network_without_attention_takes_memory_too(name):
+    # At least what one convolution of 64 channels reads and writes.
+    assert Network(ModelConfig(attention="none"), {}, name).memory(4000, 3000) > 2 * 4 * 64 * 4000 * 3000
+
+
 # Palette and the command
 
 
@@ -230,6 +236,10 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch, capsys):
     assert runtime.setup_sampling("cpu") == ("mindspore", "float32")
     with pytest.raises(UserError, match="openvino and onnx are not installed: pip install openvino onnx"):
         runtime.setup_sampling("cpu", "openvino")
+    there.remove("mindspore")
+    there |= {"onnx", "openvino"}
+    with pytest.raises(UserError, match="OpenVINO does not compute in float16 on this processor"):
+        runtime.setup_sampling("cpu", "auto", "float16")
     there.clear()
     with pytest.raises(UserError, match="nothing is installed that runs a network"):
         runtime.setup_sampling("cpu")

@@ -15,9 +15,9 @@ from palette_ms.runtime import max_memory, openvino, processors, whole_processor
 from palette_ms.unet.cost import attention_bytes
 from palette_ms.unet.onnx import waves, write
 
-# A picture's tensors at work, as so many maps of the network's first width, float32: OpenVINO took 65 in float32 for
-# 256 × 256 pixels of the 62.6 M network, ONNX Runtime 20.
-_MAPS = 65
+# A picture's tensors at work, as so many maps of the network's first width, float32: as measured for 256 × 256 pixels
+# of the 62.6 M network.
+_MAPS = {("openvino", "float32"): 65, ("openvino", "bfloat16"): 30, ("onnx", "float32"): 20}
 _LEAST_ROOM = 2**28
 
 
@@ -33,7 +33,6 @@ class OnnxRuntime:
     def __init__(self, graph, outputs, weights, precision="float32"):
         import onnxruntime
 
-        onnxruntime.disable_telemetry_events()
         onnxruntime.set_default_logger_severity(3)  # errors alone
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = processors()  # left to itself, it counts and binds processors that are not ours
@@ -126,11 +125,14 @@ class Network:
         """A part of the same network."""
         return Network(self.model, self.weights, self.runtime, self.precision, self.around, name)
 
+    def memory(self, height, width):
+        """Bytes that a picture of a size takes besides the weights, about."""
+        maps = 4 * _MAPS[self.runtime, self.precision] * self.model.base_channels * max(self.model.channel_mults[0], 1)
+        return int(maps * height * width / self.model.patch_size**2 + 3 * attention_bytes(self.model, height, width))
+
     def batch(self, height, width):
         """How many pictures of a size are computed together, as far as an eighth of the memory allows; at least 1."""
-        maps = 4 * _MAPS * self.model.base_channels * max(self.model.channel_mults[0], 1)
-        own = maps * height * width // self.model.patch_size**2 + 3 * attention_bytes(self.model, height, width)
-        return max(1, int(max(max_memory() // 8, _LEAST_ROOM) // max(own, 1)))
+        return max(1, max(max_memory() // 8, _LEAST_ROOM) // max(self.memory(height, width), 1))
 
     def __call__(self, *inputs):
         inputs = [array for array in inputs if array is not None]
