@@ -186,9 +186,11 @@ def put(source, path):
     """Copy a file, or a folder of a MINDIR's weights, to its place, whole or not at all.
 
     Raises:
-        UserError: a folder of that name holds something else.
+        UserError: a folder of that name holds something else, or a file for an ONNX file's weights is of none.
     """
     if not source.is_dir():
+        if source.suffix == ".data" and path.exists() and not path.with_suffix("").exists():
+            raise UserError(f"{path}, where the weights are to be, is there already: choose another --output")
         with replacing(path) as part:
             shutil.copyfile(source, part)  # without its mode: MindSpore writes files that cannot be written again
         return
