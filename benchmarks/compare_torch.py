@@ -166,11 +166,12 @@ def worker(program, case, model_file, started):
 # What takes them in turn
 
 
-def write_models(folder):
-    """Models of random weights for the restoration, one for each program."""
+def write_models(folder, peers):
+    """Models of random weights for the restoration, one for each program, of PyTorch where `peers`."""
     code = ("import sys; sys.path.insert(0, 'benchmarks'); from compare_torch import torch_unet; "
             "from diffusers import UNet2DModel; torch_unet(UNet2DModel).save_pretrained(sys.argv[1])")
-    subprocess.run([ENVIRONMENT / "bin/python", "-c", code, folder / "torch"], check=True, cwd=ROOT)
+    if peers:
+        subprocess.run([ENVIRONMENT / "bin/python", "-c", code, folder / "torch"], check=True, cwd=ROOT)
     code = ("import sys; from palette_ms.config import load_config; "
             "from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays; "
             "config = load_config(sys.argv[1]); "
@@ -212,7 +213,7 @@ def main():
         venv.create(ENVIRONMENT, with_pip=True)
         subprocess.run([ENVIRONMENT / "bin/python", "-m", "pip", "install", "--quiet", *PEER], check=True)
     with tempfile.TemporaryDirectory() as folder:
-        models = write_models(Path(folder)) if set(RESTORATIONS) & set(cases) else {}
+        models = write_models(Path(folder), peers) if set(RESTORATIONS) & set(cases) else {}
         for case in cases:
             programs = [program for program in args.programs if program in TRAINING or not case.startswith("step")]
             results = {program: [] for program in programs}

@@ -152,8 +152,9 @@ class Chains:
         """Whether what the network is given of (P, 1, H, W) in tiles, or None, is larger than in training and takes
         too much memory."""
         sides = [min(self._padded(side), tile or math.inf) for side in hole.shape[2:]]
+        memory = getattr(self.network, "memory", lambda height, width: 0)
         return (max(sides) > self.config.data.image_size
-                and attention_bytes(self.config.model, *sides) > _attention_limit())
+                and (attention_bytes(self.config.model, *sides) > _attention_limit() or memory(*sides) > max_memory()))
 
     def _sampler_of_hole(self, labels, task, sampling, tile, overlap, update, hole):
         """(sampler, what it reports to, its network calls) for a batch's hole (P, 1, H, W)."""

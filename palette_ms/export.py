@@ -12,7 +12,7 @@ import numpy as np
 
 from palette_ms import errors, runtime
 from palette_ms.data.files import expand, replacing
-from palette_ms.diffusion.preconditioning import in_graph
+from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
 
@@ -114,7 +114,8 @@ def write_onnx(palette, path):
 
     from palette_ms.unet.onnx import write
 
-    graph, outputs = write(palette.config.model, in_graph(palette.config.diffusion, palette.config.model.out_channels))
+    model = palette.config.model
+    graph, outputs = write(model, around_network(palette.config.diffusion, model.out_channels))
     weights = {name: parameter.asnumpy() for name, parameter in palette.network.parameters_and_names()}
     large = sum(array.nbytes for array in weights.values()) > MOST_BYTES
     onnx.save_model(graph.model(outputs, weights), str(path), save_as_external_data=large, location=f"{path.name}.data")
@@ -185,9 +186,11 @@ def put(source, path):
     """Copy a file, or a folder of a MINDIR's weights, to its place, whole or not at all.
 
     Raises:
-        UserError: a folder of that name holds something else.
+        UserError: a folder of that name holds something else, or a file for an ONNX file's weights is of none.
     """
     if not source.is_dir():
+        if source.suffix == ".data" and path.exists() and not path.with_suffix("").exists():
+            raise UserError(f"{path}, where the weights are to be, is there already: choose another --output")
         with replacing(path) as part:
             shutil.copyfile(source, part)  # without its mode: MindSpore writes files that cannot be written again
         return

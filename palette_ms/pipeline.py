@@ -13,7 +13,7 @@ from tqdm import tqdm
 from palette_ms.chains import CHAIN_BYTES, Chains
 from palette_ms.checkpoint import Checkpoint, check_model
 from palette_ms.data.forms import can_hold, forms
-from palette_ms.diffusion.preconditioning import in_graph
+from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
@@ -101,7 +101,7 @@ class Palette:
             from palette_ms.unet.onnx import shapes
             from palette_ms.unet.runtimes import Network
 
-            around = in_graph(config.diffusion, config.model.out_channels)
+            around = around_network(config.diffusion, config.model.out_channels)
             palette.chains.network = Network(config.model, checkpoint.weights(shapes(config.model)), runtime, precision,
                                              around)
         return palette

@@ -14,6 +14,9 @@ os.environ.setdefault("GLOG_v", "3")
 # Seconds for which ranks on CPUs wait for each other. The 30 of MindSpore end a training while rank 0 makes sample
 # pictures; HCCL waits 1800 as well.
 os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", "1800")
+# When it is imported, ONNX Runtime (1.32) would write the machine's number and a record for its makers into the home
+# folder and the temporary one.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import glob  # noqa: E402
 import importlib.util  # noqa: E402
@@ -166,12 +169,24 @@ def whole_processor():
             os.environ["ONEDNN_MAX_CPU_ISA"] = isa
 
 
+def openvino():
+    """OpenVINO's module, imported without the part that tells its makers of the import and leaves their number in the
+    home folder: restoring writes nothing but results, and asks no network."""
+    part = "openvino_telemetry"
+    known = sys.modules.get(part)
+    sys.modules[part] = None  # which Python takes for a module that is not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[part]
+        if known is not None:
+            sys.modules[part] = known
+
+
 def computes_bfloat16():
     """Whether OpenVINO says that this processor computes in bfloat16 natively."""
-    import openvino
-
     with whole_processor():
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def setup_sampling(device="auto", runtime="auto", precision="auto"):
@@ -203,7 +218,9 @@ def setup_sampling(device="auto", runtime="auto", precision="auto"):
     elif runtime == "auto":
         chosen = next((one for one in _PACKAGES if runtime_obstacle(one, precision) is None), "mindspore")
         if chosen == "mindspore" and importlib.util.find_spec("mindspore") is None:
-            raise UserError("nothing is installed that runs a network: pip install openvino onnx")
+            installed = next((one for one in _PACKAGES if runtime_obstacle(one) is None), None)
+            raise UserError("nothing is installed that runs a network: pip install openvino onnx" if installed is None
+                            else f"{runtime_obstacle(installed, precision)}; --precision auto takes what there is")
     else:
         chosen, obstacle = runtime, runtime_obstacle(runtime, precision)
         if obstacle:
@@ -255,15 +272,15 @@ def setup(wanted="auto", seed=None, repeatable=False, quiet=False):
     Raises:
         UserError: the wanted device is unknown or not there.
     """
+    names = {name.lower(): name for name in DEVICES}
+    if wanted.lower() not in ("auto", *names):
+        raise UserError(f"unknown device {wanted!r}: auto, {', '.join(DEVICES)}")
     import mindspore as ms
 
-    names = {name.lower(): name for name in DEVICES}
     if wanted.lower() == "auto":
         name = next(name for name in DEVICES if name == "CPU" or _available(name))
         missing = DEVICES[: DEVICES.index(name)]
         why = f"auto: no {' or '.join(missing)} found by MindSpore {ms.__version__}" if missing else "auto: found"
-    elif wanted.lower() not in names:
-        raise UserError(f"unknown device {wanted!r}: auto, {', '.join(DEVICES)}")
     else:
         name, why = names[wanted.lower()], "as asked"
         if name != "CPU" and not _available(name):

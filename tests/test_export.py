@@ -67,6 +67,13 @@ def test_weights_too_large_for_an_onnx_file_lie_beside_it(checkpoint, arrays, tm
     export(monkeypatch, "--ckpt", checkpoint, "--output", tmp_path / "unet.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["unet.onnx", "unet.onnx.data"]
     session = onnxruntime.InferenceSession(str(tmp_path / "unet.onnx"))
+    source, weights = tmp_path / "unet.onnx.data", tmp_path / "other.onnx.data"
+    weights.write_text("mine")
+    with pytest.raises(UserError, match="other.onnx.data, where the weights are to be, is there already"):
+        palette_ms.export.put(source, weights)
+    assert weights.read_text() == "mine"
+    palette_ms.export.put(weights, source)  # which is unet.onnx's
+    assert source.read_text() == "mine"
     output, = session.run(None, {"x": arrays["x"], "gamma": arrays["gamma"]})
     assert relative_error(output, arrays["unet_out"]) < 1e-5
 

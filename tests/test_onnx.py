@@ -17,10 +17,11 @@ from palette_ms import Palette, errors, runtime
 from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import DiffusionConfig, config_from_dict, load_config
 from palette_ms.diffusion.cells import precondition
-from palette_ms.diffusion.preconditioning import in_graph
+from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.errors import UserError
 from palette_ms.unet import ModelConfig, UNet
-from palette_ms.unet.runtimes import Network
+from palette_ms.unet.onnx import shapes, write
+from palette_ms.unet.runtimes import Network, OnnxRuntime
 from palette_ms.unet.unet import DeepFeatures
 
 for package in ("onnx", "onnxruntime", "openvino"):
@@ -85,7 +86,8 @@ def narrowed():
 @pytest.mark.parametrize("model, diffusion", [pytest.param(*rest, id=name) for name, *rest in narrowed()])
 def test_the_networks_of_the_recipes_say_what_their_cells_say(pynative, model, diffusion):
     unet = filled(UNet(model))
-    cell, weights, around = precondition(unet, diffusion), unet_arrays(unet), in_graph(diffusion, model.out_channels)
+    cell, weights = precondition(unet, diffusion), unet_arrays(unet)
+    around = around_network(diffusion, model.out_channels)
     side = unet.multiple
     arrays = inputs(model, 1, side, 2 * side, diffusion.time_input == "t")
     hold(cell, [Network(model, weights, name, around=around) for name in RUNTIMES], arrays)
@@ -109,12 +111,30 @@ def test_one_network_takes_every_size_and_number_of_pictures(pynative, options):
 def test_what_stands_around_a_network_and_its_parts_are_the_cells(pynative, diffusion):
     model = ModelConfig(**TINY)
     unet, arrays = filled(UNet(model)), inputs(model, 2, 16, 8)
-    cell = precondition(unet, diffusion)
-    networks = [Network(model, unet_arrays(unet), name, around=in_graph(diffusion, 3)) for name in RUNTIMES]
+    cell, weights, around = precondition(unet, diffusion), unet_arrays(unet), around_network(diffusion, 3)
+    networks = [Network(model, weights, name, around=around) for name in RUNTIMES]
     output, deep = hold(DeepFeatures(cell), [network.part("whole") for network in networks], arrays)
+    graph = OnnxRuntime(*write(model, around), weights)  # with all of it in the graph, as it is exported
+    assert relative_error(graph(dict(zip(("x", "gamma"), arrays)))[0], output) < 1e-5
     for network in networks:
         assert relative_error(network(*arrays), output) < 1e-5
         assert relative_error(network.part("finest")(deep, *arrays), output) < 1e-5  # see test_unet.py
+
+
+@pytest.mark.parametrize("diffusion, levels", [
+    (DiffusionConfig(time_input="t"), range(900, 910)),
+    (DiffusionConfig(prediction="x0", from_source=True, noise_input="angle"), (0.001, 0.01, 0.4, 0.401, 0.402, 0.403))])
+def test_in_half_precision_the_noise_and_the_source_are_told_in_full(diffusion, levels):
+    # bfloat16 has 8 digits of 2: it rounds by a relative 1/512 at most, and takes 902 for 904.
+    if not runtime.computes_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    model = ModelConfig(**{**TINY, "base_channels": 32})
+    rng, around = np.random.default_rng(0), around_network(diffusion, 3)
+    weights = {name: 0.1 * rng.standard_normal(shape, np.float32) for name, shape in shapes(model).items()}
+    whole, half = (Network(model, weights, "openvino", precision, around) for precision in ("float32", "bfloat16"))
+    x = rng.standard_normal((1, 6, 16, 16)).astype(np.float32)
+    for level in np.float32(levels):
+        assert 0 < relative_error(half(x, level[None]), whole(x, level[None])) < 0.01
 
 
 def test_a_large_batch_is_computed_in_parts(monkeypatch):
@@ -131,6 +151,12 @@ def test_a_large_batch_is_computed_in_parts(monkeypatch):
     parts._program = lambda given: calls.append(len(given["x"])) or run(given)
     np.testing.assert_allclose(parts(*arrays), expected, rtol=1e-5, atol=1e-5)
     assert calls == [2, 2, 1]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_network_without_attention_takes_memory_too(name):
+    # At least what one convolution of 64 channels reads and writes.
+    assert Network(ModelConfig(attention="none"), {}, name).memory(4000, 3000) > 2 * 4 * 64 * 4000 * 3000
 
 
 # Palette and the command
@@ -178,19 +204,22 @@ errors.run(sample.main)
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_pictures_are_restored_where_mindspore_is_not_installed(checkpoint, tmp_path, repository, name):
     photo = np.random.default_rng(0).integers(0, 256, (13, 27, 3), np.uint8)
+    (tmp_path / "home").mkdir()
     for picture, cut in (("a.png", np.s_[:]), ("b.png", np.s_[:, :10])):
         Image.fromarray(photo[cut]).save(tmp_path / picture)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_MINDSPORE, "--ckpt", checkpoint, "--input", tmp_path / "a.png",
          tmp_path / "b.png", "--output", tmp_path / "out", "--task", "colorization", "--steps", "2", "--runtime", name],
-        env={"PYTHONPATH": str(repository), "PATH": ""}, cwd=tmp_path, capture_output=True, text=True)
+        env={"PYTHONPATH": str(repository), "PATH": "", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)},
+        cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {"onnx": "ONNX Runtime, float32", "openvino": "OpenVINO, float32"}[name] in done.stderr.splitlines()[0]
     here = Palette.load(checkpoint, "cpu", "mindspore").restore(photo, "colorization", steps=2)[0]
     made = np.asarray(Image.open(tmp_path / "out" / "a.png"), int)
     assert np.abs(made - np.asarray(here, int)).max() <= 1
     assert Image.open(tmp_path / "out" / "b.png").size == (10, 13)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png", "home", "out"}
+    assert not list((tmp_path / "home").iterdir())
 
 
 def test_auto_takes_the_first_that_is_installed(monkeypatch, capsys):
@@ -207,6 +236,10 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch, capsys):
     assert runtime.setup_sampling("cpu") == ("mindspore", "float32")
     with pytest.raises(UserError, match="openvino and onnx are not installed: pip install openvino onnx"):
         runtime.setup_sampling("cpu", "openvino")
+    there.remove("mindspore")
+    there |= {"onnx", "openvino"}
+    with pytest.raises(UserError, match="OpenVINO does not compute in float16 on this processor"):
+        runtime.setup_sampling("cpu", "auto", "float16")
     there.clear()
     with pytest.raises(UserError, match="nothing is installed that runs a network"):
         runtime.setup_sampling("cpu")

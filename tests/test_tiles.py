@@ -327,6 +327,16 @@ def test_a_large_picture_takes_no_more_memory_than_was_allowed(echoing, task, mo
         echoing.restore(picture, task)
 
 
+def test_a_picture_that_would_take_the_network_too_much_memory_is_tiled(echoing, photo, capsys):
+    echoing.chains.network.memory = lambda height, width: 2**50 * (height * width > SIZE**2)
+    echoing.restore(photo, "denoising")
+    assert set(echoing.chains.network.sizes) == {(SIZE, SIZE)}
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("tiles of 16×16 pixels: ")
+    echoing.restore(photo[:16, :16], "denoising")
+    assert capsys.readouterr().err == ""
+
+
 def test_mistakes_about_tiles_are_told(palette, photo):
     for message, arguments in {
         "tile must be a multiple of 2 pixels, .* not 15": dict(tile=15), "not 0": dict(tile=0),

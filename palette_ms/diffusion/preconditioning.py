@@ -84,31 +84,32 @@ def bridging(kernel):
     return np.concatenate((of_source - of_picture, of_picture), axis=1)
 
 
-def in_graph(diffusion, channels):
-    """`palette_ms.diffusion.cells.Preconditioned` for `palette_ms.unet.onnx.write`, its argument `around`.
+def around_network(diffusion, channels):
+    """`palette_ms.diffusion.cells.Preconditioned` for networks that are no Cells.
 
     Args:
         diffusion: `palette_ms.config.DiffusionConfig`.
         channels: of source and picture each.
+
+    Returns: function around(by, answer, x, gamma) → (output, deep), by: `palette_ms.unet.runtimes.Arrays`, or the
+        `palette_ms.unet.onnx.Graph` whose values x and gamma are; answer(x, told) → (output, deep); or None: nothing
+        stands around it.
     """
     if not needed(diffusion):
         return None
 
-    def around(graph, answer, x, gamma):
-        def sqrt(value):
-            return graph.op("Sqrt", value)
-
-        told = 2000 / math.pi * graph.op("Acos", sqrt(gamma)) if diffusion.noise_input == "angle" else gamma
+    def around(by, answer, x, gamma):
+        told = 2000 / math.pi * by.acos(by.sqrt(gamma)) if diffusion.noise_input == "angle" else gamma
         if not diffusion.from_source and diffusion.process == "palette":
             return answer(x, told)
-        source, y_t = x.channels(0, channels), x.channels(channels, 2 * channels)
+        source, y_t = by.channels(x, 0, channels), by.channels(x, channels, 2 * channels)
         level = gamma.reshape(-1, 1, 1, 1)
-        distance = y_t - sqrt(level) * source
+        distance = y_t - by.sqrt(level) * source
         if diffusion.process == "palette":
-            seen = sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
+            seen = by.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
         else:
-            seen = source + scale(diffusion.process, level, sqrt) * distance
-        said, deep = answer(graph.concat((source, seen)), told)
+            seen = source + scale(diffusion.process, level, by.sqrt) * distance
+        said, deep = answer(by.concat((source, seen)), told)
         return (source + SOURCE_STD * said if diffusion.from_source else said), deep
 
     return around

@@ -44,7 +44,6 @@ class _Exported:
 
         key = example.shape, threads
         if key not in self.sessions:
-            onnxruntime.disable_telemetry_events()
             onnxruntime.set_default_logger_severity(3)  # errors alone
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

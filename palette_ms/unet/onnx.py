@@ -57,10 +57,6 @@ class Value:
     def transpose(self, *axes):
         return self.graph.op("Transpose", self, perm=axes)
 
-    def channels(self, start, stop):
-        """Those from `start` on and before `stop`, of axis 1."""
-        return self.graph.op("Slice", self, *(np.int64([place]) for place in (start, stop, 1)))
-
     def side(self, axis):
         """The length of an axis, int64 (1,)."""
         return self.graph.op("Slice", self.graph.op("Shape", self, dtype=np.int64),
@@ -109,6 +105,16 @@ class Graph:
     def concat(self, values):
         return self.op("Concat", *values, axis=1)
 
+    def channels(self, value, start, stop):
+        """Those from `start` on and before `stop`, of axis 1."""
+        return self.op("Slice", value, *(np.int64([place]) for place in (start, stop, 1)))
+
+    def sqrt(self, value):
+        return self.op("Sqrt", value)
+
+    def acos(self, value):
+        return self.op("Acos", value)
+
     def model(self, outputs, weights="external"):
         """The `onnx.ModelProto`.
 
@@ -143,7 +149,18 @@ def _outside(name, shape):
     return tensor
 
 
-def write(config, around=None, part=None):
+def waves(told, base_channels):
+    """The sines and cosines of a `TimeEmbedding`, float32 (N, base_channels), of what tells the noise, (N,)."""
+    angles = np.float32(told)[:, None] * _frequencies(base_channels)
+    return np.pad(np.concatenate((np.cos(angles), np.sin(angles)), 1), ((0, 0), (0, base_channels % 2)))
+
+
+def _frequencies(base_channels):
+    half = base_channels // 2
+    return np.exp(-math.log(10000.0) * np.arange(half) / half).astype(np.float32)[None]
+
+
+def write(config, around=None, part=None, takes_waves=False):
     """The graph of a network.
 
     Inputs: x (N, in_channels, H, W), gamma (N,), and label (N,), int32, where the network has classes; the part
@@ -151,9 +168,10 @@ def write(config, around=None, part=None):
 
     Args:
         config: `ModelConfig`.
-        around: what stands around the network, called as around(graph, answer, x, gamma), where
-            answer(x, told) → (output, deep); None: nothing.
+        around: what stands around the network, see `palette_ms.diffusion.preconditioning.around_network`; None:
+            nothing.
         part: None, "whole" or "finest", see `palette_ms.unet.unet.UNet.answer`.
+        takes_waves: in place of gamma it takes its `waves`, (N, base_channels).
 
     Returns: (`Graph`, outputs as of `Graph.model`).
 
@@ -166,11 +184,11 @@ def write(config, around=None, part=None):
         _, middle, up = plan(config)
         deep = graph.input("deep", ("N", [*middle, *up][-_finest(config) - 2].c_out, "h", "w"))
     x = graph.input("x", ("N", config.in_channels, "H", "W"))
-    gamma = graph.input("gamma", ("N",))
+    gamma = graph.input("waves", ("N", config.base_channels)) if takes_waves else graph.input("gamma", ("N",))
     label = graph.input("label", ("N",), np.int32) if config.num_classes else None
 
     def answer(x, told):
-        return _Network(graph, config).answer(x, told, label, deep)
+        return _Network(graph, config, takes_waves).answer(x, told, label, deep)
 
     output, deep = around(graph, answer, x, gamma) if around else answer(x, gamma)
     outputs = {"output": (output, ("N", config.out_channels, "H", "W"))}
@@ -193,8 +211,8 @@ class _Network:
     """The network's blocks, as `palette_ms.unet.unet`, `blocks` and `layers` have them; names are those of the Cell's
     parameters."""
 
-    def __init__(self, graph, config):
-        self.graph, self.config = graph, config
+    def __init__(self, graph, config, takes_waves):
+        self.graph, self.config, self.takes_waves = graph, config, takes_waves
         self.op = graph.op
         self.time_channels = 4 * config.base_channels
 
@@ -230,12 +248,12 @@ class _Network:
         return h, deep
 
     def embedding(self, told, label):
-        base, half = self.config.base_channels, self.config.base_channels // 2
-        frequencies = np.exp(-math.log(10000.0) * np.arange(half) / half).astype(np.float32)
-        angles = told.reshape(-1, 1) * frequencies[None]
-        emb = self.graph.concat((self.op("Cos", angles), self.op("Sin", angles)))
-        if base % 2:
-            emb = self.op("Pad", emb, np.int64([0, 0, 0, 1]))
+        base, emb = self.config.base_channels, told
+        if not self.takes_waves:
+            angles = told.reshape(-1, 1) * _frequencies(base)
+            emb = self.graph.concat((self.op("Cos", angles), self.op("Sin", angles)))
+            if base % 2:
+                emb = self.op("Pad", emb, np.int64([0, 0, 0, 1]))
         emb = self.swish(self.dense("time_embedding.dense1", emb, base, self.time_channels))
         emb = self.dense("time_embedding.dense2", emb, self.time_channels, self.time_channels)
         if self.config.num_classes:
@@ -272,7 +290,7 @@ class _Network:
         conditions = 2 * c_out if self.config.scale_shift else c_out
         emb = self.dense(f"{name}.time", emb, self.time_channels, conditions)
         if self.config.scale_shift:
-            scale, shift = emb.channels(0, c_out), emb.channels(c_out, 2 * c_out)
+            scale, shift = (self.graph.channels(emb, start, start + c_out) for start in (0, c_out))
             h = self.norm(f"{name}.norm2", h, c_out, scale, shift)
         else:
             h = self.norm(f"{name}.norm2", h + emb.reshape(-1, c_out, 1, 1), c_out)
