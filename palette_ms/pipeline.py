@@ -71,14 +71,17 @@ class Palette:
                 MindSpore that is installed. The pictures are the same but for rounding.
             precision: of convolutions, dense layers and attention when pictures are made: "float32"; "float16", of
                 MindSpore alone; "bfloat16", of MindSpore on Ascend and of OpenVINO on processors that compute in it; or
-                "auto", float16 on Ascend from the Atlas A2 series on and float32 elsewhere.
+                "auto": float16 on Ascend from the Atlas A2 series on; bfloat16 where OpenVINO and the processor can and
+                the checkpoint says that it was measured to be near enough (see `palette_ms.diffusion.usage.Usage`);
+                else float32.
 
         Raises:
             UserError: no such file, a damaged one or one of another program, no such device, or a runtime or precision
                 that cannot be had.
         """
         checkpoint = Checkpoint(path)
-        runtime, precision = setup_sampling(device, runtime, precision)
+        measured = all(task.usage and task.usage.bfloat16 for task in checkpoint.config.tasks)
+        runtime, precision = setup_sampling(device, runtime, precision, measured)
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
         config = checkpoint.config

@@ -189,14 +189,16 @@ def computes_bfloat16():
         return "BF16" in openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def setup_sampling(device="auto", runtime="auto", precision="auto"):
+def setup_sampling(device="auto", runtime="auto", precision="auto", bfloat16=False):
     """Choose what makes pictures, and say in one line on stderr what it is and why. MindSpore is imported only where it
     is what computes, or where there is an accelerator that it may find.
 
     Args:
         device: as of `setup`.
         runtime: one of `RUNTIMES`; "auto": on a CPU OpenVINO if it is installed, else ONNX Runtime, else MindSpore.
-        precision: one of `PRECISIONS`; "auto": as `sampling_precision` says, and on a CPU float32.
+        precision: one of `PRECISIONS`; "auto": as `sampling_precision` says, and on a CPU float32, or bfloat16.
+        bfloat16: whether that rounds a model's pictures too little to be seen, so that "auto" may take it where
+            OpenVINO computes in it.
 
     Returns: (runtime, precision).
 
@@ -230,7 +232,8 @@ def setup_sampling(device="auto", runtime="auto", precision="auto"):
             setup("CPU", quiet=True)
         precision = sampling_precision(precision)
     elif precision == "auto":
-        precision = "float32"
+        rounds = bfloat16 and chosen == "openvino" and runtime_obstacle(chosen, "bfloat16") is None
+        precision = "bfloat16" if rounds else "float32"
     _tell(name, why, f", {_NAMES[chosen]}, {precision}")
     return chosen, precision
 

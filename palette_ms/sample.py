@@ -80,7 +80,9 @@ def main():
                                                           "Runtime); or auto (default), there the first of openvino, "
                                                           "onnx and mindspore that is installed")
     parser.add_argument("--precision", default="auto", help="of the network: float32; float16; bfloat16; or auto "
-                                                            "(default), float16 on Ascend, float32 elsewhere")
+                                                            "(default): float16 on Ascend; bfloat16 where OpenVINO "
+                                                            "and the processor can and the checkpoint says that it "
+                                                            "is near enough; else float32")
     args = parser.parse_args()
 
     runtime.check_launcher()

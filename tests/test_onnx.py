@@ -229,6 +229,11 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch, capsys):
     assert runtime.setup_sampling("cpu") == ("openvino", "float32")
     assert capsys.readouterr().err == "device: CPU (as asked), OpenVINO, float32\n"
     assert runtime.setup_sampling("cpu", "auto", "bfloat16") == ("openvino", "bfloat16")
+    assert runtime.setup_sampling("cpu", bfloat16=True) == ("openvino", "bfloat16")
+    assert runtime.setup_sampling("cpu", precision="float32", bfloat16=True) == ("openvino", "float32")
+    assert runtime.setup_sampling("cpu", "onnx", bfloat16=True) == ("onnx", "float32")
+    monkeypatch.setattr(runtime, "computes_bfloat16", lambda: False)
+    assert runtime.setup_sampling("cpu", bfloat16=True) == ("openvino", "float32")
     assert runtime.setup_sampling("cpu", "auto", "float16") == ("mindspore", "float16")
     there.remove("openvino")
     assert runtime.setup_sampling("cpu") == ("onnx", "float32")

@@ -1,6 +1,7 @@
 """How a checkpoint says it is best used, who follows that, and the command that measures it."""
 
 import itertools
+import re
 import sys
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 import palette_ms.export
 import palette_ms.sample
 import palette_ms.tune
-from palette_ms import Palette, errors
+from palette_ms import Palette, errors, runtime
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.diffusion.usage import Usage
@@ -56,6 +57,7 @@ def ran(monkeypatch):
     return calls
 
 
+CAN_ROUND = runtime.runtime_obstacle("openvino", "bfloat16") is None
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
 
 
@@ -194,11 +196,19 @@ def test_tuning_writes_what_it_measured_and_nothing_else(checkpoint, tmp_path, m
     usage = after.config.tasks[1].usage
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith(f"deblurring: {usage.sampler} with {usage.steps}") and told[-1] == str(model)
-    assert len(told) == 6  # ddim with 1 and 3 calls, dpmpp_2m with 3, mirror images
+    assert len(told) == 6 + CAN_ROUND  # ddim with 1 and 3 calls, dpmpp_2m with 3, mirror images
+    assert usage.bfloat16 == (CAN_ROUND and float(re.search(r"in bfloat16 ([\d.]+) dB", told[-2])[1]) >= 45)
     for name, array in before.tensors("weights").items():
         np.testing.assert_array_equal(after.tensors("weights")[name], array)
     assert (after.step, after.pictures) == (before.step, before.pictures)
     assert load_steps(after) == {"denoising": {3: [0, 1, 99]}}
+
+
+@pytest.mark.parametrize("measured", [(True, True), (True, False)])
+def test_bfloat16_is_taken_of_models_whose_pictures_were_found_to_stay_near(tmp_path, measured, capsys):
+    tasks = [{"name": name, "usage": {"bfloat16": near}} for name, near in zip(("denoising", "deblurring"), measured)]
+    Palette.load(save_tiny(tmp_path / "a.safetensors", tasks=tasks), "cpu", "auto")
+    assert ("bfloat16" in capsys.readouterr().err) == (CAN_ROUND and all(measured))
 
 
 def test_mistakes_of_tuning_end_with_one_line(checkpoint, tmp_path, monkeypatch, capsys):

@@ -280,8 +280,9 @@ def write_picture(image, file, format, quality=None, show=print):
         return
     texts = dict(info.get("text", {}))
     comment = texts.pop("Comment", "").encode()[:_JPEG_HOLDS["exif"]] if format == "jpg" else b""
-    if "exif" not in about:
-        about.update({"exif": exif for exif in [of_texts(texts)] if exif})
+    exif = about.get("exif") or of_texts(texts)
+    if exif:
+        about["exif"] = exif
     if texts:
         show(f"text is left out, which a PNG alone holds: {', '.join(sorted(texts))}")
     if format == "tiff":
