@@ -253,7 +253,7 @@ class Chain:
         self.guess = source
         return noise
 
-    def __call__(self, cond, y_T, seed, mask, y_0, progress=None, samples=None):
+    def __call__(self, cond, y_T, seed, mask, y_0, progress=None, samples=None, watch=None):
         self.calls.append((cond, y_T, seed, mask, y_0))
         return Tensor(np.where(mask > 0, np.float32(self.fill), y_0).astype(np.float32))
 
