@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Union
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -28,6 +29,9 @@ from palette_ms.torch_weights.files import is_torch
 from palette_ms.unet.cost import costs
 from palette_ms.unet.lora_weights import is_adapted, merged
 from palette_ms.unet.plan import check
+
+if TYPE_CHECKING:
+    from palette_ms.unet import UNet
 
 FORMAT = "palette_ms"
 _NO_DIGEST = "0" * 64
@@ -152,15 +156,22 @@ class Checkpoint:
 
     Raises:
         UserError: no such file, cut off or damaged, not a checkpoint of this project, a `.ckpt` without its config.
+
+    Examples:
+        >>> checkpoint = Checkpoint("photo")
+        >>> checkpoint.config.data.image_size, checkpoint.step is None or checkpoint.step > 0
+        (64, True)
+        >>> sorted(checkpoint.tensors("ema"))[0], checkpoint.tensors("ema")["conv_out.bias"].shape
+        ('conv_in.bias', (12,))
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
         path, shipped = expand(path), MODELS / f"{_ALIASES.get(str(path), path)}.safetensors"
         self.path = path = shipped if shipped.is_file() and not path.is_file() else path
         if not path.is_file():
             raise UserError(f"no such checkpoint: {path}")
         self.step = self.pictures = self.source = self._arrays = None
-        self.run = {}
+        self.run: Dict[str, Any] = {}
         if path.suffix == ".ckpt":
             self._open_ckpt()
         else:
@@ -214,7 +225,7 @@ class Checkpoint:
         self.source = metadata.get("source")
         self.config = config_from_dict(config, str(path))
 
-    def tensors(self, group):
+    def tensors(self, group: str) -> Dict[str, np.ndarray]:
         """The arrays of a group ("weights", "ema", "optimizer") by name; empty where the file has none."""
         prefix = f"{group}."
         if self._arrays is not None:
@@ -225,7 +236,7 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{self.path} cannot be read any more: {error}") from None
 
-    def load_unet(self):
+    def load_unet(self) -> "UNet":
         """The network alone, with the averaged weights where the file has them, ready to sample: a process calls it as
         `palette_ms.diffusion.preconditioning.precondition` makes it."""
         unet = build_unet(self.config.model, self.path, self.path.stat().st_size)

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import re
 import reprlib
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Optional, Tuple
+from typing import Any, Dict, Iterable, Literal, Optional, Tuple, Union
 
 import yaml
 
@@ -164,7 +165,7 @@ class Config:
     validation: ValidationConfig = ValidationConfig()
     distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
 
-    def place(self, task):
+    def place(self, task: str) -> int:
         """Where the first task of a name stands in `tasks`. Raises UserError: there is none."""
         names = [known.name for known in self.tasks]
         if task not in names:
@@ -172,12 +173,12 @@ class Config:
                             f"{', '.join(dict.fromkeys(names))}")
         return names.index(task)
 
-    def to_dict(self):
+    def to_dict(self) -> Dict[str, Any]:
         """As nested dicts and lists that YAML and JSON can hold."""
         return {**dataclasses.asdict(self), "tasks": [task.to_dict() for task in self.tasks]}
 
 
-def load_config(path, overrides=()):
+def load_config(path: Union[str, os.PathLike[str]], overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file.
 
     Args:
@@ -188,6 +189,11 @@ def load_config(path, overrides=()):
 
     Raises:
         UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of range.
+
+    Examples:
+        >>> config = load_config("photo", ["training.steps=7", "data.path=my photos"])
+        >>> config.training.steps, config.data.path, config.tasks[0].name
+        (7, 'my photos', 'jpeg_restoration')
     """
     raw = read_yaml(path)
     for override in overrides:

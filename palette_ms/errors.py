@@ -16,7 +16,16 @@ NOT_WRITTEN = 4
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong and how to mend it, in one or two lines."""
+    """Something the user can mend. The message says what is wrong and how to mend it, in one or two lines.
+
+    Examples:
+        >>> from palette_ms.config import load_config
+        >>> try:
+        ...     load_config("photo", ["training.stepz=7"])
+        ... except UserError as error:
+        ...     print(error)
+        photo: unknown key training.stepz; did you mean steps?
+    """
 
 
 class Stopped(Exception):

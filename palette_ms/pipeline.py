@@ -6,12 +6,16 @@ import sys
 from inspect import isfunction
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from palette_ms.chains import CHAIN_BYTES, Chains
 from palette_ms.checkpoint import Checkpoint, check_model
+from palette_ms.config import Config
 from palette_ms.data.forms import can_hold, forms
 from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.diffusion.samplers import Sampling
@@ -24,6 +28,13 @@ from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
 from palette_ms.tasks.task import Request
+
+if TYPE_CHECKING:
+    from palette_ms.diffusion.cells import WholeChain
+    from palette_ms.unet import UNet
+
+Picture = Union[str, "PathLike[str]", Image.Image, np.ndarray]
+Result = Any  # a PIL image, or of models of arrays an array
 
 # Bytes that each value of a picture takes from its file to the result, beside the chain's.
 _PICTURE_BYTES = 17
@@ -45,21 +56,33 @@ class Palette:
         path, sha256: of the file it was loaded from, and what tells it from others; None: of none.
         forms: how pictures of its source and target are read and written, see `palette_ms.data.forms`.
         chains: its samplers, see `palette_ms.chains`.
+
+    Examples:
+        >>> from PIL import Image
+        >>> palette = Palette.load("photo")
+        >>> palette.tasks[:3]
+        ('jpeg_restoration', 'denoising', 'super_resolution')
+        >>> small, = palette.restore(Image.new("RGB", (16, 12), "teal"), task="super_resolution", scale=2)
+        >>> small.size
+        (32, 24)
     """
 
-    def __init__(self, network, config, pictures=None, source=None, searched=None):
+    def __init__(self, network: Union["UNet", Callable[[], "UNet"]], config: Config, pictures: Optional[int] = None,
+                 source: Optional[str] = None, searched: Optional[Dict[int, List[int]]] = None) -> None:
         """network: `palette_ms.unet.UNet`, or a function that builds it."""
         self._network = network
         self.config = config
         self.pictures = pictures
         self.source = source
-        self.path = self.sha256 = None
+        self.path: Optional[Path] = None
+        self.sha256: Optional[str] = None
         self.forms = forms(config.data)
         self.chains = Chains(lambda: self.unet, config, searched or {})
         self._prior = None
 
     @classmethod
-    def load(cls, path, device="auto", runtime="auto", precision="auto"):
+    def load(cls, path: Union[str, "PathLike[str]"], device: str = "auto", runtime: str = "auto",
+             precision: str = "auto") -> "Palette":
         """Load a checkpoint; the averaged weights are used where it has them.
 
         Args:
@@ -78,6 +101,13 @@ class Palette:
         Raises:
             UserError: no such file, a damaged one or one of another program, no such device, or a runtime or precision
                 that cannot be had.
+
+        Examples:
+            >>> Palette.load("photo", device="CPU").makes_pictures
+            False
+            >>> Palette.load("foto")
+            Traceback (most recent call last):
+            palette_ms.errors.UserError: no such checkpoint: foto
         """
         checkpoint = Checkpoint(path)
         measured = all(task.usage and task.usage.bfloat16 for task in checkpoint.config.tasks)
@@ -120,17 +150,30 @@ class Palette:
         return precondition(self.network, self.config.diffusion)
 
     @property
-    def tasks(self):
-        """Names of the tasks that the model was trained for."""
+    def tasks(self) -> Tuple[str, ...]:
+        """Names of the tasks that the model was trained for.
+
+        Examples:
+            >>> "colorization" in Palette.load("photo").tasks
+            True
+        """
         return tuple(dict.fromkeys(task.name for task in self.config.tasks))
 
     @property
-    def makes_pictures(self):
-        """Whether it makes pictures from nothing, rather than restoring some."""
+    def makes_pictures(self) -> bool:
+        """Whether it makes pictures from nothing, rather than restoring some.
+
+        Examples:
+            >>> Palette.load("photo").makes_pictures
+            False
+        """
         return not self.config.tasks[0].has_source
 
-    def restore(self, image, task=None, mask=None, sampler=None, steps=None, num_samples=1, seed=0, tile=None,
-                overlap=None, detail=None, progress=None, first_sample=0, **options):
+    def restore(self, image: Union[Picture, Sequence[Picture]], task: Optional[str] = None,
+                mask: Union[Picture, Sequence[Picture], None] = None, sampler: Optional[str] = None,
+                steps: Optional[int] = None, num_samples: int = 1, seed: int = 0, tile: Optional[int] = None,
+                overlap: Optional[int] = None, detail: Optional[float] = None, progress: Any = None,
+                first_sample: int = 0, **options: Any) -> List[Result]:
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -175,14 +218,25 @@ class Palette:
         Raises:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
                 another size, a number out of range, an argument of another task, pictures of several sizes.
+
+        Examples:
+            What the mask leaves out comes back as it was:
+
+            >>> import numpy as np
+            >>> photo = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+            >>> hole = np.zeros((16, 16), np.uint8)
+            >>> hole[4:8, 4:8] = 255
+            >>> first, second = Palette.load("photo").restore(photo, "inpainting", hole, num_samples=2, seed=7)
+            >>> bool((np.asarray(first) == photo)[hole == 0].all()), first == second
+            (True, False)
         """
         several = isinstance(image, (list, tuple))
-        images = image if several else [image]
+        images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
         if len(masks) != len(images):
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         if self.makes_pictures:
-            results = self._restore_by_prior(
+            results: List[Any] = self._restore_by_prior(
                 images, masks, task, sampler, steps, range(first_sample, first_sample + num_samples), seed, tile=tile,
                 overlap=overlap, progress=progress, detail=detail, **options)
             return results if several else results[0]
@@ -199,11 +253,12 @@ class Palette:
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source, tiled)
                  for mask in masks]
         originals = self._read(images, source)
-        size = task.checked_size(*source.shown(originals[0]).shape[:2], asked[0])
+        height, width = source.shown(originals[0]).shape[:2]
+        size = height, width = task.checked_size(height, width, asked[0])
         originals = [source.resized(original, *size) for original in originals]
         pictures = [source.shown(original) for original in originals]
         softened = [_batch(masks) for masks in zip(*(
-            task.checked_holes(*size, request, generator(seed, "mask")) for request in asked))]
+            task.checked_holes(height, width, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
         channels = self.config.data.channels
@@ -365,8 +420,9 @@ class Palette:
             return np.zeros((len(pictures), target.channels, *pictures[0].shape[1:]), np.float32)
         return np.stack([target.to_float(source.values(picture)) for picture in pictures])
 
-    def generate(self, num_samples=1, size=None, label=None, sampler=None, steps=None, seed=0, progress=None,
-                 first_sample=0, **sampling):
+    def generate(self, num_samples: int = 1, size: Optional[Tuple[int, int]] = None, label: Optional[int] = None,
+                 sampler: Optional[str] = None, steps: Optional[int] = None, seed: int = 0, progress: Any = None,
+                 first_sample: int = 0, **sampling: Any) -> List[Result]:
         """Pictures from nothing, with an unconditional or class-conditional model.
 
         Args:
@@ -381,6 +437,15 @@ class Palette:
         Raises:
             UserError: a model that restores, an unknown class or sampler, a size that the network does not divide, a
                 number out of range.
+
+        Examples:
+            >>> from palette_ms.config import load_config
+            >>> from palette_ms.unet import UNet
+            >>> tiny = ["model.base_channels=8", "model.norm_groups=4", "model.num_head_channels=8"]
+            >>> config = load_config("prior", tiny)
+            >>> untrained = Palette(UNet(config.model), config)
+            >>> [image.size for image in untrained.generate(2, size=(16, 16), sampler="ddim", steps=1)]
+            [(16, 16), (16, 16)]
         """
         if not self.makes_pictures:
             raise UserError(f"this model restores pictures ({', '.join(self.tasks)}) and needs one: use restore")
@@ -402,7 +467,8 @@ class Palette:
         made = _check_finite(np.asarray(chain(None, y_T, seed, progress=update, samples=numbers)))
         return [form.image(form.from_float(y)) for y in made]
 
-    def chain(self, task=None, batch=1, sampler=None, steps=None):
+    def chain(self, task: Optional[str] = None, batch: int = 1, sampler: Optional[str] = None,
+              steps: Optional[int] = None) -> "WholeChain":
         """A whole chain as one Cell, to be exported: see `palette_ms.diffusion.samplers.WholeChain`.
 
         Args:
@@ -412,6 +478,12 @@ class Palette:
 
         Raises:
             UserError: an unknown task or sampler, a number out of range, a model that makes pictures of classes.
+
+        Examples:
+            >>> import mindspore as ms
+            >>> chain = Palette.load("photo").chain("denoising", sampler="ddim", steps=1)
+            >>> isinstance(chain, ms.nn.Cell)
+            True
         """
         from palette_ms.diffusion.cells import WholeChain
 

@@ -1,5 +1,7 @@
 """Algorithm 1: the training loss of the denoiser."""
 
+from typing import Any, Callable
+
 from mindspore import nn, ops
 
 from palette_ms.diffusion.preconditioning import check_prediction, target
@@ -28,9 +30,18 @@ class DiffusionLoss(nn.Cell):
 
     Raises:
         ValueError: an unknown loss or prediction.
+
+    Examples:
+        A new network says zero, and is wrong by the noise itself:
+
+        >>> from palette_ms.unet import UNet
+        >>> unet = UNet(base_channels=8, channel_mults=(1,), num_res_blocks=1, norm_groups=4, attention_resolutions=())
+        >>> y_0, noise = ops.zeros((1, 3, 2, 2)), 2 * ops.ones((1, 3, 2, 2))
+        >>> float(DiffusionLoss(unet)(y_0, y_0, noise, ops.ones((1,)) / 2))
+        4.0
     """
 
-    def __init__(self, unet, loss="l2", prediction="eps"):
+    def __init__(self, unet: Callable[..., Any], loss: str = "l2", prediction: str = "eps") -> None:
         super().__init__()
         if loss not in ("l1", "l2"):
             raise ValueError(f"unknown loss {loss!r}: l1, l2")

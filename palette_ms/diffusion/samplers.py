@@ -8,7 +8,7 @@ which is compiled with its chain into one graph (`palette_ms.diffusion.cells`).
 import math
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Optional
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
@@ -64,6 +64,13 @@ class Sampling:
 
     Raises:
         ValueError: a value that is not as above.
+
+    Examples:
+        >>> Sampling("ddim", steps=8, eta=0.5).below(0.5).steps
+        4
+        >>> Sampling("dpmpp_2m", eta=0.5)
+        Traceback (most recent call last):
+        ValueError: eta must be from 0 to 1, for the sampler ddim alone, not 0.5 for dpmpp_2m
     """
 
     sampler: Optional[str] = None
@@ -106,7 +113,7 @@ class Sampling:
         if self.flips > 1 and self.reuse > 1:
             raise ValueError("reuse cannot be had with flips: a mirror image has other features")
 
-    def below(self, strength):
+    def below(self, strength: float) -> "Sampling":
         """The same with a start at a share of the chain, and that share of the steps, at least one."""
         steps = None if self.steps is None else max(1, round(strength * self.steps))
         return replace(self, strength=strength, steps=steps)
@@ -260,7 +267,10 @@ class Sampler:
         signal, deviation = self.rates[0]
         return np.float32(signal) * source + np.float32(deviation) * noise
 
-    def __call__(self, cond, y_T, seed=0, mask=None, y_0=None, progress=None, samples=None, watch=None):
+    def __call__(self, cond: Any, y_T: Any, seed: int = 0, mask: Any = None, y_0: Any = None,
+                 progress: Optional[Callable[[int], object]] = None,
+                 samples: Optional[Union[int, range]] = None,
+                 watch: Optional[Callable[[np.ndarray], object]] = None) -> Any:
         """The whole chain.
 
         Args:
@@ -328,9 +338,20 @@ class DDPMSampler(Sampler):
 
     Raises:
         ValueError: an unknown variance or prediction.
+
+    Examples:
+        A denoiser may be a MindSpore Cell or any function of arrays. This one says that the picture is the source:
+
+        >>> from palette_ms.diffusion.schedule import make_beta_schedule
+        >>> betas = make_beta_schedule("linear", 10, 1e-4, 0.5)
+        >>> sampler = DDPMSampler(lambda x, gamma: x[:, :3], betas, prediction="x0")
+        >>> source = np.full((1, 3, 2, 2), 0.25, np.float32)
+        >>> sampler(source, np.zeros((1, 3, 2, 2), np.float32), seed=0).max().item()
+        0.25
     """
 
-    def __init__(self, unet, betas, variance="posterior", clip=True, prediction="eps", times=None):
+    def __init__(self, unet: Callable[..., Any], betas: np.ndarray, variance: str = "posterior", clip: bool = True,
+                 prediction: str = "eps", times: Optional[np.ndarray] = None) -> None:
         check_prediction(prediction)
         if variance not in VARIANCES:
             raise ValueError(f"unknown variance {variance!r}: {', '.join(VARIANCES)}")
@@ -339,7 +360,7 @@ class DDPMSampler(Sampler):
         super().__init__(_chain(unet, clip, False, learned), gammas, ddpm(gammas, variance), prediction,
                          None if times is None else times[::-1], learned_ends(gammas) if learned else None)
 
-    def step(self, y_t, cond, t, noise):
+    def step(self, y_t: Any, cond: Any, t: int, noise: Any) -> Any:
         """One step of the chain, a pure function.
 
         Args:

@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Optional
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class ScheduleConfig:
     end: float = 0.01
 
 
-def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
+def make_beta_schedule(name: str, num_steps: int, start: float = 1e-6, end: float = 1e-2) -> np.ndarray:
     """β of every step.
 
     Args:
@@ -63,6 +63,10 @@ def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
 
     Raises:
         ValueError: an unknown name or fewer than one step.
+
+    Examples:
+        >>> make_beta_schedule("linear", 3, start=0.1, end=0.3).round(3).tolist()
+        [0.1, 0.2, 0.3]
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown noise schedule {name!r}: {', '.join(SCHEDULES)}")
@@ -71,8 +75,13 @@ def make_beta_schedule(name, num_steps, start=1e-6, end=1e-2):
     return np.asarray(SCHEDULES[name](num_steps, start, end), np.float64)
 
 
-def make_gamma_schedule(name, num_steps, start=1e-6, end=1e-2):
-    """γ of every step, float64 (num_steps,), falling; arguments and errors as of `make_beta_schedule`."""
+def make_gamma_schedule(name: str, num_steps: int, start: float = 1e-6, end: float = 1e-2) -> np.ndarray:
+    """γ of every step, float64 (num_steps,), falling; arguments and errors as of `make_beta_schedule`.
+
+    Examples:
+        >>> make_gamma_schedule("const", 3, end=0.5).tolist()
+        [0.5, 0.25, 0.125]
+    """
     return np.cumprod(1 - make_beta_schedule(name, num_steps, start, end))
 
 
@@ -102,7 +111,7 @@ def evenly_spaced(length, num_steps):
 _HIDING = 80.0
 
 
-def place_steps(gammas, num_steps, spacing="uniform"):
+def place_steps(gammas: np.ndarray, num_steps: int, spacing: str = "uniform") -> np.ndarray:
     """The steps that a shorter chain keeps.
 
     Args:
@@ -117,6 +126,13 @@ def place_steps(gammas, num_steps, spacing="uniform"):
 
     Raises:
         ValueError: K is not in 1 … T.
+
+    Examples:
+        >>> gammas = make_gamma_schedule("cosine", 1000)
+        >>> place_steps(gammas, 5).tolist()
+        [0, 250, 500, 749, 999]
+        >>> place_steps(gammas, 5, "log_snr").tolist()[0]
+        0
     """
     uniform = evenly_spaced(len(gammas), num_steps)
     if spacing == "uniform":
@@ -135,7 +151,7 @@ def place_steps(gammas, num_steps, spacing="uniform"):
     return np.minimum(kept, last + 1 - num_steps + np.arange(num_steps))
 
 
-def draw_gammas(rng, count, betas=None):
+def draw_gammas(rng: np.random.Generator, count: int, betas: Optional[np.ndarray] = None) -> np.ndarray:
     """Noise levels to train at, independent draws.
 
     With `betas` as Palette does (section 2.2, p(γ)): t uniform over 1 … T, then γ uniform between γ_t and γ_{t−1}
@@ -148,6 +164,11 @@ def draw_gammas(rng, count, betas=None):
         betas: (T,) or None.
 
     Returns: float32 (N,), in [0, 1].
+
+    Examples:
+        >>> levels = draw_gammas(np.random.default_rng(0), 4, betas=make_beta_schedule("linear", 1000))
+        >>> levels.shape, bool((levels > 0).all()), bool((levels <= 1).all())
+        ((4,), True, True)
     """
     u = rng.random(count)
     if betas is None:

@@ -16,7 +16,7 @@ of signal and noise, and λ = log(α/σ) is half the log-SNR.
 """
 
 import math
-from typing import Callable, NamedTuple
+from typing import Callable, List, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,10 @@ class Call(NamedTuple):
         level: index of the noise level that the network is called at.
         y: weights of what the next call sees, (6,).
         base: weights of the picture kept beside it, (6,), without noise.
+
+    Examples:
+        >>> Call(0, 0.5 * Y + 0.5 * Y_0).y.tolist()
+        [0.5, 0.0, 0.5, 0.0, 0.0, 0.0]
     """
 
     level: int
@@ -54,7 +58,7 @@ def rates(gammas):
     return alpha, sigma, np.log(alpha / sigma)
 
 
-def ddpm(gammas, variance="posterior"):
+def ddpm(gammas: np.ndarray, variance: str = "posterior") -> List[Call]:
     """The ancestral chain (Ho et al. 2020, Algorithm 2; Palette, Algorithm 2).
 
     y′ is drawn from q(y′ | y, ŷ₀) (Ho et al. 2020, eqs. 6 and 7). Where ŷ₀ is not clipped that mean is, for
@@ -64,6 +68,13 @@ def ddpm(gammas, variance="posterior"):
         gammas: (n,).
         variance: of the noise: "posterior", (1−γ′)/(1−γ) β; "beta", β, which is Palette's Algorithm 2; or
             "learned_range": the network's further channels say it.
+
+    Examples:
+        At its end, all that is left of a picture is what the network says of it:
+
+        >>> last = ddpm(np.array([0.5, 1 - 1e-12]))[-1]
+        >>> float((last.y @ Y_0).round(3)), float((last.y @ NOISE).round(3))
+        (1.0, 0.0)
     """
     calls, gammas = [], _distinct(gammas)
     for i, (gamma, following) in enumerate(zip(gammas[:-1], gammas[1:])):
@@ -84,8 +95,14 @@ def learned_ends(gammas):
     return np.log([np.maximum(posterior, 1e-20), betas]) / 2  # at the last level, which adds no noise, posterior is 0
 
 
-def ddim(gammas, eta=0.0):
-    """Song, Meng & Ermon 2021 (arXiv 2010.02502), eqs. 12 and 16: without noise at η = 0, as `ddpm` at η = 1."""
+def ddim(gammas: np.ndarray, eta: float = 0.0) -> List[Call]:
+    """Song, Meng & Ermon 2021 (arXiv 2010.02502), eqs. 12 and 16: without noise at η = 0, as `ddpm` at η = 1.
+
+    Examples:
+        >>> gammas = np.array([0.1, 0.5, 0.9])  # the noisiest first
+        >>> all(np.allclose(a.y, b.y) for a, b in zip(ddim(gammas, eta=1), ddpm(gammas)))
+        True
+    """
     alpha, sigma, _ = rates(gammas)
     calls = []
     for i in range(len(gammas) - 1):
@@ -111,16 +128,32 @@ def resshift(gammas):
     return calls
 
 
-def dpmpp_2m(gammas):
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order by ŷ₀ of two calls."""
+def dpmpp_2m(gammas: np.ndarray) -> List[Call]:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, Algorithm 2): second order by ŷ₀ of two calls.
+
+    Examples:
+        The first step has one call to go by, and is that of `ddim`:
+
+        >>> gammas = np.array([0.1, 0.5, 0.9])
+        >>> bool(np.allclose(dpmpp_2m(gammas)[0].y, ddim(gammas)[0].y))
+        True
+    """
     alpha, sigma, lambdas = rates(gammas)
     h = np.diff(lambdas)
     return [Call(i, sigma[i + 1] / sigma[i] * Y - alpha[i + 1] * np.expm1(-h[i]) * _extrapolated(h, i))
             for i in range(len(h))]
 
 
-def dpmpp_2m_sde(gammas):
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, section 5): the same for the reverse SDE."""
+def dpmpp_2m_sde(gammas: np.ndarray) -> List[Call]:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, section 5): the same for the reverse SDE.
+
+    Examples:
+        The first step has one call to go by, and is the ancestral chain's:
+
+        >>> gammas = np.array([0.1, 0.5, 0.9])
+        >>> bool(np.allclose(dpmpp_2m_sde(gammas)[0].y, ddpm(gammas)[0].y))
+        True
+    """
     alpha, sigma, lambdas = rates(gammas)
     h = np.diff(lambdas)
     return [Call(i, sigma[i + 1] / sigma[i] * np.exp(-h[i]) * Y
@@ -136,8 +169,13 @@ def _extrapolated(h, i):
     return (1 + share) * Y_0 - share * LAST
 
 
-def heun(gammas):
-    """Karras et al. 2022 (arXiv 2206.00364), Algorithm 1: the trapezoidal rule in s = σ/α; two calls a step."""
+def heun(gammas: np.ndarray) -> List[Call]:
+    """Karras et al. 2022 (arXiv 2206.00364), Algorithm 1: the trapezoidal rule in s = σ/α; two calls a step.
+
+    Examples:
+        >>> [call.level for call in heun(np.array([0.1, 0.5, 0.9]))]
+        [0, 1, 1, 2]
+    """
     alpha, sigma, _ = rates(gammas)
     s = sigma / alpha
     calls = []
@@ -152,11 +190,15 @@ def heun(gammas):
     return calls
 
 
-def unipc(gammas):
+def unipc(gammas: np.ndarray) -> List[Call]:
     """UniPC-2 (Zhao et al. 2023, arXiv 2302.04867, Algorithms 5 and 6, data prediction): third order, one call a step.
 
     Each call's ŷ₀ first corrects the step that led to it (BASE is the corrected picture before), then predicts the
     next. Both integrate the polynomial through the ŷ₀ at hand exactly, which solves the paper's eq. 5 for any B(h).
+
+    Examples:
+        >>> len(unipc(np.array([0.1, 0.5, 0.9])))
+        2
     """
     alpha, sigma, lambdas = rates(gammas)
     answers = Y_0, LAST, OLDER

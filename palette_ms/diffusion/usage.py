@@ -25,6 +25,11 @@ class Usage:
 
     Raises:
         ValueError: a number out of range.
+
+    Examples:
+        >>> usage = Usage("ddim", steps=1, detailed_steps=16)
+        >>> [usage.calls("ddim", detail, longest=1000) for detail in (0, 0.5, 1)]
+        [1, 4, 16]
     """
 
     sampler: Literal[tuple(SOLVERS)] = "dpmpp_2m"
@@ -40,7 +45,7 @@ class Usage:
             if value is not None and value < 1:
                 raise ValueError(f"usage.{name} must be at least 1, not {value}")
 
-    def calls(self, sampler, detail, longest):
+    def calls(self, sampler: str, detail: float, longest: int) -> Optional[int]:
         """The number of network calls where none is asked for.
 
         Args:

@@ -180,7 +180,7 @@ _STAGES = {
     "alex": ((0,), (3,), (6,), (8,), (10,)),
     "vgg": ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28)),
 }
-_SHIFT, _SCALE = np.float32([-0.030, -0.088, -0.188]), np.float32([0.458, 0.448, 0.450])
+_SHIFT, _SCALE = (np.array(numbers, np.float32) for numbers in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
 
 
 class Lpips(nn.Cell):

@@ -18,7 +18,8 @@ from palette_ms.evaluation.weights import open_weights
 from palette_ms.runtime import device, processors
 
 _BATCH, _SESSIONS = 16, 2
-_IMAGENET_MEAN, _IMAGENET_STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+_IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class _Exported:

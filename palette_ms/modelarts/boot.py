@@ -47,7 +47,7 @@ class Cluster(NamedTuple):
 
     hosts: int
     cards: int  # of each host
-    index: int  # of this host
+    index: int  # type: ignore[assignment]  # of this host; tuples have a method of this name
     master: str  # address of host 0
 
 

@@ -6,6 +6,7 @@ the tasks that make training pairs.
 """
 
 import math
+from typing import Any, Optional, Tuple
 
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -23,26 +24,38 @@ class Degradation(nn.Cell):
 
     Attributes:
         gain: s where D Dᵀ = s² I on what D can make, or None: D has several singular values.
+
+    Examples:
+        An operator says what it does to a picture; the rest follows:
+
+        >>> class Halved(Degradation):
+        ...     def construct(self, x):
+        ...         return x / 2
+        >>> x, y = Tensor([[[[0.0, 0.0]]]]), Tensor([[[[1.0, 2.0]]]])
+        >>> Halved().adjoint(y, x).asnumpy().ravel().tolist()
+        [0.5, 1.0]
+        >>> Halved().fit(x, y).asnumpy().ravel().round(5).tolist()
+        [2.0, 4.0]
     """
 
-    gain = None
+    gain: Optional[float] = None
 
-    def size(self, height, width):
+    def size(self, height: int, width: int) -> Tuple[int, int]:
         """(height, width) of y for pictures of a size. Raises UserError: D takes no such size."""
         return height, width
 
-    def degrade(self, x):
+    def degrade(self, x: np.ndarray) -> np.ndarray:
         """D(x) of an array (N, C, H, W) as an array."""
         return self(Tensor(np.ascontiguousarray(x, np.float32))).asnumpy()
 
-    def adjoint(self, y, x):
+    def adjoint(self, y: Any, x: Any) -> Any:
         """Dᵀ(y) for pictures like x, of which only the shape counts."""
         return ops.grad(self._product)(ops.zeros_like(x), y)
 
     def _product(self, x, y):
         return (self.construct(x) * y).sum()
 
-    def fit(self, x, y, damping=0.0):
+    def fit(self, x: Any, y: Any, damping: float = 0.0) -> Any:
         """argmin over z of ‖D(z) − y‖² + damping · ‖z − x‖²; without damping, of those that fit best the nearest to x:
         the range-null-space projection (Wang et al. 2022, arXiv 2212.00490, eq. 13), D⁺ y + (I − D⁺ D) x.
 
@@ -82,13 +95,18 @@ class Whole(Degradation):
 
 
 class BlockMean(Degradation):
-    """Each block of scale × scale pixels becomes its mean."""
+    """Each block of scale × scale pixels becomes its mean.
 
-    def __init__(self, scale):
+    Examples:
+        >>> BlockMean(2).degrade(np.array([[[[1, 2, 3, 3], [3, 2, 3, 3]]]], np.float32)).tolist()
+        [[[[2.0, 3.0]]]]
+    """
+
+    def __init__(self, scale: int) -> None:
         super().__init__()
         self.scale, self.gain = scale, 1 / scale
 
-    def size(self, height, width):
+    def size(self, height: int, width: int) -> Tuple[int, int]:
         return _divided(self.scale, height, width)
 
     def construct(self, x):
@@ -134,9 +152,15 @@ class Blur(Degradation):
 
     Raises:
         UserError: a kernel that is not odd and square, or of sum 0.
+
+    Examples:
+        >>> spot = np.zeros((1, 1, 5, 5), np.float32)
+        >>> spot[..., 2, 2] = 9
+        >>> Blur(np.ones((3, 3))).degrade(spot)[0, 0, 2].round(5).tolist()
+        [0.0, 1.0, 1.0, 1.0, 0.0]
     """
 
-    def __init__(self, kernel, valid=False):
+    def __init__(self, kernel: np.ndarray, valid: bool = False) -> None:
         super().__init__()
         kernel = np.asarray(kernel, np.float32)
         if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:

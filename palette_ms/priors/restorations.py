@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Tuple
+from typing import Dict, Tuple
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from palette_ms.tasks.asks import FEATHER, MASK, Ask
 from palette_ms.tasks.deblurring import gaussian_kernel, motion_kernel
 from palette_ms.tasks.super_resolution import SuperResolution
 
-RESTORATIONS = {}  # by name
+RESTORATIONS: Dict[str, "Restoration"] = {}  # by name
 STEPS = 100  # network calls by default, where the chain has as many
 METHODS = ("gdp", "ddnm", "dps", "diffpir")  # see palette_ms.priors.methods
 # What a user may say besides what the task asks, see palette_ms.priors.restore.guiding_of.
@@ -176,8 +176,13 @@ def calls(steps, diffusion):
     return min(STEPS, diffusion.test_schedule.num_steps) if steps is None else steps
 
 
-def restoration(name):
-    """That of a name. Raises UserError: there is none."""
+def restoration(name: str) -> Restoration:
+    """That of a name. Raises UserError: there is none.
+
+    Examples:
+        >>> [ask.name for ask in restoration("super_resolution").asks]
+        ['scale', 'downscaling', 'blur', 'kernel', 'noise']
+    """
     if name not in RESTORATIONS:
         raise UserError("this model restores by prior: name a task, one of " + ", ".join(RESTORATIONS)
                         + (f", not {name}" if name else ""))

@@ -7,6 +7,7 @@ made small: hierarchical guidance (Fei et al. 2023, section 3.4).
 import math
 from dataclasses import replace
 from numbers import Real
+from typing import Optional
 
 import numpy as np
 from mindspore import Tensor
@@ -20,7 +21,7 @@ from palette_ms.priors.chain import REFERENCE, Guidance, GuidedChain, Guiding, W
 from palette_ms.priors.degradations import BlockMean, Composition, Degradation, Known
 from palette_ms.priors.losses import LOSSES
 from palette_ms.priors.methods import diffpir_calls
-from palette_ms.priors.restorations import METHODS, OPTIONS, aligned, kernels, restoration
+from palette_ms.priors.restorations import METHODS, OPTIONS, Restoration, aligned, kernels, restoration
 from palette_ms.runtime import max_memory, setup
 from palette_ms.seeds import generator
 from palette_ms.tasks.asks import read_mask
@@ -49,8 +50,11 @@ class Enlarged(Degradation):
         return x.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
 
 
-def guiding_of(task, steps, prior=None, guidance_scale=None, loss=None, exposure=None, colour=None, smoothness=None,
-               guide_at=None, guide_by_variance=None, noise=None, zeta=None):
+def guiding_of(task: Restoration, steps: int, prior: Optional[str] = None, guidance_scale: Optional[float] = None,
+               loss: Optional[str] = None, exposure: Optional[float] = None, colour: Optional[float] = None,
+               smoothness: Optional[float] = None, guide_at: Optional[str] = None,
+               guide_by_variance: Optional[bool] = None, noise: Optional[float] = None,
+               zeta: Optional[float] = None) -> Guiding:
     """`Guiding` of a task, from what a user says.
 
     Args:
@@ -68,6 +72,11 @@ def guiding_of(task, steps, prior=None, guidance_scale=None, loss=None, exposure
 
     Raises:
         UserError: something out of range, or of another method.
+
+    Examples:
+        >>> guiding = guiding_of(restoration("super_resolution"), steps=100)
+        >>> guiding.prior, guiding.scale
+        ('gdp', 20000.0)
     """
     if prior is None:
         prior = "diffpir" if noise else task.prior

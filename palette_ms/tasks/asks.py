@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -35,11 +35,19 @@ class Ask:
         least, most: the range, both ends included; None: no end.
         choices: the only values there are; (): all of the range.
         metavar: what stands for the value in the command's help; None: the name.
+
+    Examples:
+        >>> scale = Ask("scale", "factor of enlargement", int, least=2, most=8)
+        >>> scale.parse("4")
+        4
+        >>> scale.check(9)
+        Traceback (most recent call last):
+        palette_ms.errors.UserError: scale must be a whole number from 2 to 8, not 9
     """
 
     name: str
     help: str
-    type: Callable = str
+    type: Any = str
     least: Optional[float] = None
     most: Optional[float] = None
     choices: Tuple = ()
@@ -53,7 +61,7 @@ class Ask:
             raise UserError(f"the type of the ask {self.name} must be int, float or str, and that of its choices")
         object.__setattr__(self, "choices", tuple(self.choices))
 
-    def parse(self, text):
+    def parse(self, text: str) -> Any:
         """The value that a text of the command line or a form stands for. Raises UserError."""
         try:
             return self.type(text)
@@ -61,7 +69,7 @@ class Ask:
             kind = {int: "a whole number", float: "a number"}.get(self.type, "such a value")
             raise UserError(f"{self.name}: {text!r} is not {kind}") from None
 
-    def check(self, value):
+    def check(self, value: Any) -> None:
         """Raises UserError unless a value is of the type and in the range."""
         kind = {int: Integral, float: Real}.get(self.type, self.type)  # NumPy's numbers too
         good = isinstance(value, kind) and not isinstance(value, bool)
@@ -73,7 +81,7 @@ class Ask:
         if not good:
             raise UserError(f"{self.name} must be {self.range()}, not {value!r}")
 
-    def range(self):
+    def range(self) -> str:
         """Type and range in words."""
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
@@ -82,7 +90,7 @@ class Ask:
                 if self.least is not None else f"up to {self.most}"] * (self.least is not None or self.most is not None)
         return " ".join([kind, *ends])
 
-    def for_each(self, value):
+    def for_each(self, value: Any) -> Callable[[Path], Any]:
         """A function: a picture's relative path, from its folder on → the value for it."""
         return lambda path: value
 
@@ -90,7 +98,14 @@ class Ask:
 @dataclass(frozen=True)
 class MaskAsk(Ask):
     """A mask: a path, PIL image or array of the picture's size, white (above half) where pixels are to be made, or the
-    name of a kind of mask. On the command line also a folder of masks by the pictures' paths below theirs."""
+    name of a kind of mask. On the command line also a folder of masks by the pictures' paths below theirs.
+
+    Examples:
+        >>> from palette_ms.tasks.asks import MASK
+        >>> MASK.check(np.ones((4, 4), np.uint8))
+        >>> MASK.parse("center")
+        'center'
+    """
 
     def range(self):
         return "a file, or a folder of them by the pictures' names"

@@ -12,7 +12,7 @@ import inspect
 import typing
 from dataclasses import dataclass
 from numbers import Integral
-from typing import ClassVar, Optional, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError, did_you_mean
 from palette_ms.tasks.asks import Ask
 
-TASKS = {}  # by name
+TASKS: Dict[str, Type["Task"]] = {}  # by name
 
 
 class Request(dict):
@@ -34,14 +34,15 @@ class Request(dict):
         tiled: whether the user named tiles, and so wants a picture at its own size.
     """
 
-    def __init__(self, asked, trained, form, tiled=False):
+    def __init__(self, asked: Mapping[str, Any], trained: int, form: Any, tiled: bool = False) -> None:
         super().__init__(asked)
         self.trained = trained
         self.form = form
         self.tiled = tiled
 
 
-def option(default, help, least=None, most=None, above=None):
+def option(default: Any, help: str, least: Optional[float] = None, most: Optional[float] = None,
+           above: Optional[float] = None) -> Any:
     """A field of a task: an option in the config.
 
     Args:
@@ -49,6 +50,14 @@ def option(default, help, least=None, most=None, above=None):
         help: what it means, in a line.
         least, most: what its number, or each number of its tuple, must be at least and at most.
         above: what it must be above.
+
+    Examples:
+        >>> from palette_ms.tasks import task_class
+        >>> task_class("denoising").__dataclass_fields__["sigma"].metadata["help"]
+        "its deviation, in 255ths of the pictures' range, drawn evenly"
+        >>> task_class("denoising")(sigma=(5.0, -1.0))
+        Traceback (most recent call last):
+        ValueError: sigma must be at least 0, not (5.0, -1.0)
     """
     return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most, "above": above})
 
@@ -74,6 +83,21 @@ class Task:
 
     Raises:
         ValueError: an option out of its range, which the message begins with.
+
+    Examples:
+        >>> @dataclass(frozen=True)
+        ... class Negative(Task):
+        ...     name = "negative"
+        ...     strength: float = option(1.0, "1 is the whole negative", least=0, most=1)
+        ...
+        ...     def pair(self, y_0, rng):
+        ...         return (1 - 2 * self.strength) * y_0, None
+        >>> cond, mask = Negative().pair(np.full((3, 2, 2), 0.5, np.float32), np.random.default_rng(0))
+        >>> float(cond[0, 0, 0])
+        -0.5
+        >>> Negative(strength=0.25).options()
+        {'strength': 0.25}
+        >>> del TASKS["negative"]  # a subclass is known from then on
     """
 
     name: ClassVar[str]
@@ -127,18 +151,18 @@ class Task:
             if is_range and value[0] > value[1]:
                 raise ValueError(f"{field.name} must be two numbers, the smaller first, not {value}")
 
-    def options(self):
+    def options(self) -> Dict[str, Any]:
         """The values of the task's own fields, beside those that all tasks have, by name."""
         common = {field.name for field in dataclasses.fields(Task)}
         return {name: value for name, value in vars(self).items() if name not in common}
 
-    def to_dict(self):
+    def to_dict(self) -> Dict[str, Any]:
         """As a config holds it."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
     # Training
 
-    def pair(self, y_0, rng):
+    def pair(self, y_0: np.ndarray, rng: np.random.Generator) -> Tuple[Optional[np.ndarray], Optional[np.ndarray]]:
         """A training pair: (cond, mask) of a clean picture.
 
         Args:
@@ -173,7 +197,7 @@ class Task:
 
     # Use
 
-    def size(self, height, width, asked):
+    def size(self, height: int, width: int, asked: Request) -> Tuple[int, int]:
         """The result's (height, width); the user's picture is resized to it before anything else.
 
         Args:
@@ -184,7 +208,7 @@ class Task:
         """
         return height, width
 
-    def holes(self, height, width, asked, rng):
+    def holes(self, height: int, width: int, asked: Request, rng: np.random.Generator) -> List[np.ndarray]:
         """The chains that a picture takes: for each, the mask (1, h, w) of what it makes: all above 0. Values between 0
         and 1 say how much of it comes into the result, see `put_back`.
 
@@ -197,7 +221,7 @@ class Task:
         """
         return [np.ones((1, height, width), np.float32)]
 
-    def source(self, picture, hole, rng):
+    def source(self, picture: np.ndarray, hole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What the network is given as the source of a chain; here the picture, which already is what `pair` makes.
 
         Args:
@@ -232,11 +256,11 @@ class Task:
         """What `guess` gives, float32. Raises UserError: something else than a picture of the source's size."""
         return _checked(self, "source", self.guess(cond, hole), cond.shape)
 
-    def guess(self, cond, hole):
+    def guess(self, cond: np.ndarray, hole: np.ndarray) -> np.ndarray:
         """What a chain below the full strength starts from: a source (C, h, w) without the noise that a task put in."""
         return cond
 
-    def restore(self, pictures, asked, run):
+    def restore(self, pictures: np.ndarray, asked: Request, run: Callable[..., np.ndarray]) -> np.ndarray:
         """The chains' work put together.
 
         Args:
@@ -250,7 +274,7 @@ class Task:
         """
         return run(pictures)
 
-    def put_back(self, result, picture, hole, asked):
+    def put_back(self, result: np.ndarray, picture: np.ndarray, hole: np.ndarray, asked: Request) -> np.ndarray:
         """A result with what was known before as it was. Asked only where results are of the source's channels.
 
         Args:
@@ -267,11 +291,19 @@ class Task:
         return np.where(weight > 0, result, picture)
 
 
-def task_class(name):
+def task_class(name: str) -> Type[Task]:
     """The task of a name.
 
     Raises:
         UserError: there is none, or it is no frozen dataclass.
+
+    Examples:
+        >>> task_class("jpeg_restoration")(quality=(10, 10)).options()
+        {'quality': (10, 10)}
+        >>> task_class("jpeg_restauration")
+        Traceback (most recent call last):
+        palette_ms.errors.UserError: there is no task 'jpeg_restauration'; did you mean jpeg_restoration? (one of your \
+own comes with --import FILE.py)
     """
     if name not in TASKS:
         raise UserError(f"there is no task {name!r}{did_you_mean(name, TASKS)} (one of your own comes with --import "

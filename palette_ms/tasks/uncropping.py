@@ -25,7 +25,7 @@ class Uncropping(Task):
                        metavar="left=64,right=64"),)
     required = ("extend",)
 
-    sides: Tuple[Literal[(*SIDES, "all")], ...] = option((*SIDES, "all"), "which are missing, drawn evenly")
+    sides: Tuple[Literal[SIDES + ("all",)], ...] = option((*SIDES, "all"), "which are missing, drawn evenly")
     fill: Literal["noise", "smooth"] = option("noise", FILL)
 
     def pair(self, y_0, rng):

@@ -1,8 +1,16 @@
 """The denoiser: U-Net of Dhariwal & Nichol 2021 (arXiv 2105.05233), told the noise level as in Palette."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from palette_ms.unet.config import ModelConfig
+
+if TYPE_CHECKING:  # for type checkers, and for the documentation
+    from palette_ms.unet.blocks import AttentionBlock as AttentionBlock
+    from palette_ms.unet.blocks import ResidualBlock as ResidualBlock
+    from palette_ms.unet.layers import Swish as Swish
+    from palette_ms.unet.layers import TimeEmbedding as TimeEmbedding
+    from palette_ms.unet.unet import UNet as UNet
 
 _CELLS = {"AttentionBlock": "blocks", "ResidualBlock": "blocks", "Swish": "layers", "TimeEmbedding": "layers",
           "UNet": "unet"}

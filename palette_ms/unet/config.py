@@ -53,6 +53,10 @@ class ModelConfig:
             they differ by at most one position a side.
         attention_block_size: for local attention, if not `attention_blocks`: positions of a block along each side, at
             every level; the last blocks of a map have what is left.
+
+    Examples:
+        >>> ModelConfig(base_channels=32, channel_mults=(1, 2)).in_channels
+        6
     """
 
     in_channels: int = 6

@@ -1,6 +1,6 @@
 """What a U-Net costs, block by block: counted from its plan, so that nothing is built."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from palette_ms.unet.plan import block_shape, heads, multiple, plan
 
@@ -25,7 +25,7 @@ class Cost(NamedTuple):
     parameters: int
     operations: int
     kept: int
-    passed: int = None
+    passed: Optional[int] = None
     largest: int = 0
 
 

@@ -1,6 +1,7 @@
 """The U-Net's smallest parts: activation, noise-level embedding, normalisation, attention, convolution, resampling."""
 
 import math
+from typing import Optional
 
 import numpy as np
 from mindspore import Parameter, Tensor, constexpr, nn, ops
@@ -15,9 +16,14 @@ DROPOUT_MODULUS = 4093
 
 
 class Swish(nn.Cell):
-    """x · sigmoid(x), any shape (Ramachandran et al. 2017, arXiv 1710.05941)."""
+    """x · sigmoid(x), any shape (Ramachandran et al. 2017, arXiv 1710.05941).
 
-    def __init__(self):
+    Examples:
+        >>> Swish()(Tensor([0.0, 50.0])).asnumpy().tolist()
+        [0.0, 50.0]
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.on_npu = runtime.device() == "Ascend"
 
@@ -37,9 +43,13 @@ class TimeEmbedding(nn.Cell):
         max_period: the longest wavelength over 2π.
 
     Inputs: gamma (N,), or any other number that tells the noise, such as the step t. Output: (N, time_channels).
+
+    Examples:
+        >>> TimeEmbedding(8)(Tensor([0.5, 1.0])).shape
+        (2, 32)
     """
 
-    def __init__(self, channels, time_channels=None, max_period=10000.0):
+    def __init__(self, channels: int, time_channels: Optional[int] = None, max_period: float = 10000.0) -> None:
         super().__init__()
         time_channels = time_channels or 4 * channels
         half = channels // 2

@@ -1,6 +1,7 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
 import dataclasses
+from typing import Any, Optional
 
 from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
@@ -44,9 +45,18 @@ class UNet(nn.Cell):
     Raises:
         ValueError: a width that the heads do not divide, a size that `multiple` does not divide, local attention
             without just one way to say the blocks, or blocks for another attention.
+
+    Examples:
+        >>> from mindspore import ops
+        >>> unet = UNet(base_channels=8, channel_mults=(1, 2), num_res_blocks=1, norm_groups=4,
+        ...             attention_resolutions=())
+        >>> unet.multiple
+        2
+        >>> unet(ops.zeros((1, 6, 4, 4)), ops.ones((1,))).shape
+        (1, 3, 4, 4)
     """
 
-    def __init__(self, config=None, **arguments):
+    def __init__(self, config: Optional[ModelConfig] = None, **arguments: Any) -> None:
         super().__init__()
         config = dataclasses.replace(config or ModelConfig(), **arguments)
         check(config)
@@ -98,7 +108,7 @@ class UNet(nn.Cell):
                 cell.start = self.dropout_channels
                 self.dropout_channels += 2 * cell.channels
 
-    def use_precision(self, dtype):
+    def use_precision(self, dtype: Any) -> "UNet":
         """Compute convolutions, dense layers and attention in `dtype` (a MindSpore type).
 
         The weights, the normalisations' statistics, the softmax and the output stay float32.
@@ -108,7 +118,7 @@ class UNet(nn.Cell):
                 cell.to_float(dtype)
         return self
 
-    def recompute_blocks(self, levels):
+    def recompute_blocks(self, levels: int) -> "UNet":
         """In training, compute the residual and attention blocks of so many levels, from the finest, again in the
         backward pass rather than keep what they made (Chen et al. 2016, arXiv 1604.06174).
 
@@ -121,7 +131,7 @@ class UNet(nn.Cell):
                         block.recompute()
         return self
 
-    def dropout_numbers(self, height, width):
+    def dropout_numbers(self, height: int, width: int) -> int:
         """How many random numbers a picture of that size takes in training; 0 without dropout."""
         return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
 
