@@ -38,10 +38,10 @@ def test_a_room_imports_nothing_from_above(room):
     assert not above
 
 
-def test_all_rooms_are_on_the_readmes_map(repository):
-    text = (repository / "README.md").read_text(encoding="utf-8")
+def test_all_rooms_are_on_the_contributors_map(repository):
+    text = (repository / "docs" / "contributing.md").read_text(encoding="utf-8")
     tree = text[text.index("```\npalette_ms/"):]
     for path in sorted(PACKAGE.iterdir()):
-        if path.name not in ("__init__.py", "__pycache__", "models"):
+        if path.name not in ("__init__.py", "__pycache__", "models", "py.typed"):
             name = f"{path.name}/" if path.is_dir() else path.name
             assert name in tree[:tree.index("```", 3)], f"{name} is not on the map"
