@@ -11,15 +11,19 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+import jieba
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = {"README.md": "index.md", "README.zh-CN.md": "index.zh-CN.md"}
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
+HAN = "[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+BROKEN = re.compile(rf"(?<={HAN})\n(?={HAN})")  # a line's end between two characters, which browsers show as a space
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".toml": "toml"}
 MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
+jieba.add_word("昇腾")  # Ascend: a word that the search would else take for two
 _origins = {}  # a page of the site → the file of the repository that it is made of
 
 
@@ -81,7 +85,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     origin = _origins[page.file.src_uri]
-    return rewritten(markdown, origin)[0]
+    return BROKEN.sub("", rewritten(markdown, origin)[0])
 
 
 def on_page_content(content, page, config, files):
