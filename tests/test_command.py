@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -83,24 +84,41 @@ def test_configs_that_ship_are_found_by_their_names_from_any_folder(tmp_path, mo
             load_config(name)
 
 
-def test_a_wheel_holds_models_configs_and_the_command(tmp_path, repository):
+def build(kind, source, output):
+    """The sdist or wheel of a folder, built as on some day in 2023."""
+    built = subprocess.run(
+        [sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_{kind}({str(output)!r})"],
+        cwd=source, capture_output=True, text=True, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
+    assert built.returncode == 0, built.stderr
+    made, = output.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+    return made
+
+
+def test_wheel_and_source_hold_models_configs_and_the_command_and_are_the_same_bytes_again(tmp_path, repository):
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("palette_ms", "configs", "docs", "pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
+    for name in ("palette_ms", "configs", "docs", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md",
+                 "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "NOTICE"):
         path = repository / name
         ignored = shutil.ignore_patterns("__pycache__", "*.onnx")
-        shutil.copytree(path, source / name, True, ignored) if path.is_dir() else shutil.copy(path, source)
-    built = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-                            "--wheel-dir", str(tmp_path), str(source)], capture_output=True, text=True)
-    wheels = [*tmp_path.glob("*.whl")]
-    assert len(wheels) == 1, built.stderr
-    names = zipfile.ZipFile(wheels[0]).namelist()
-    assert {"palette_ms/models/photo.safetensors", "palette_ms/configs/photo.yaml"} <= {*names}
+        shutil.copytree(path, source / name, ignore=ignored) if path.is_dir() else shutil.copy(path, source)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    sdist, wheel = (build(kind, source, tmp_path / "first") for kind in ("sdist", "wheel"))
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"palette_ms/models/photo.safetensors", "palette_ms/configs/photo.yaml", "palette_ms/py.typed"} <= {*names}
     assert {path.name for path in (repository / "configs").glob("*.yaml")} == {
         name.rpartition("/")[2] for name in names if name.startswith("palette_ms/configs/")}
     entry = next(name for name in names if name.endswith("entry_points.txt"))
-    assert "palette-ms = palette_ms.__main__:command" in zipfile.ZipFile(wheels[0]).read(entry).decode()
+    assert "palette-ms = palette_ms.__main__:command" in zipfile.ZipFile(wheel).read(entry).decode()
     assert not any(name.startswith(("tests", "benchmarks", "scripts")) for name in names)
+    # Neither the day nor the folder is in what comes out; and the source distribution is all that a wheel needs.
+    again = build("sdist", shutil.copytree(source, tmp_path / "copy", copy_function=shutil.copy), tmp_path / "second")
+    assert again.read_bytes() == sdist.read_bytes()
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path)
+    again = build("wheel", tmp_path / sdist.name[:-len(".tar.gz")], tmp_path / "second")
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 def test_the_doctor_says_what_is_there_and_what_is_missing(monkeypatch, capsys):

@@ -19,8 +19,8 @@ SMALL = {
     "train_on_a_folder": """
 folder, output, minutes = "photos", "runs", 5
 overrides = ["training.steps=2", "training.batch_size=2", "training.log_every=1", "training.sample_every=0",
-             "model.base_channels=8", "model.channel_mults=[1]", "model.attention_resolutions=[]", "model.norm_groups=4",
-             "model.num_head_channels=8", "data.image_size=16", "training.sample_steps=1"]
+             "model.base_channels=8", "model.channel_mults=[1]", "model.attention_resolutions=[]",
+             "model.norm_groups=4", "model.num_head_channels=8", "data.image_size=16", "training.sample_steps=1"]
 """,
     "write_a_task": "photo, side = 'photo.png', 32",
 }
