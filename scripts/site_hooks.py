@@ -77,7 +77,7 @@ def on_files(files, config):
         if path.startswith("docs/") and not path.endswith(".md"):
             continue  # a picture
         text = page(path)
-        waiting += rewritten(text, path if (ROOT / path).is_file() else f"{path}/")[1]
+        waiting += rewritten(text, path)[1]
         if not path.startswith("docs/"):
             files.append(File.generated(config, place(path), content=text))
     return files

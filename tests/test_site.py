@@ -16,7 +16,8 @@ for package in ("material", "mkdocstrings", "latex2mathml", "jieba"):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, repository):
     folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+    # Not --quiet, which keeps warnings from --strict too.
+    built = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
                            cwd=repository, capture_output=True, text=True,
                            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     assert built.returncode == 0, built.stderr

@@ -16,15 +16,15 @@ class DiffusionLoss(nn.Cell):
         prediction: the target: "eps" (the paper's), "v" or "x0".
 
     Inputs:
-        y_0 (N, 3, H, W): clean pictures in [−1, 1].
-        cond (N, 3, H, W) or None: their sources.
-        noise (N, 3, H, W): ε, standard normal.
-        gamma (N,): noise levels.
-        mask (N, 1, H, W) or None: 1 in the hole. Outside it the network sees y_0 itself and nothing is counted;
+        - y_0 (N, 3, H, W): clean pictures in [−1, 1].
+        - cond (N, 3, H, W) or None: their sources.
+        - noise (N, 3, H, W): ε, standard normal.
+        - gamma (N,): noise levels.
+        - mask (N, 1, H, W) or None: 1 in the hole. Outside it the network sees y_0 itself and nothing is counted;
             the mean is still over all elements, so that a batch's weight does not depend on how it was split.
-        label (N,) or None: for a denoiser with labels, int32.
-        weight (N,) or None: what each picture counts.
-        dropout (N, K) or None: the denoiser's, see `palette_ms.unet.layers.Dropout`.
+        - label (N,) or None: for a denoiser with labels, int32.
+        - weight (N,) or None: what each picture counts.
+        - dropout (N, K) or None: the denoiser's, see `palette_ms.unet.layers.Dropout`.
 
     Output: the loss, a float32 scalar.
 

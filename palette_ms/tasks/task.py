@@ -72,7 +72,7 @@ def bounds(field):
 class Task:
     """The options that all tasks have, and what a task can say of itself; every subclass is a task.
 
-    Class attributes:
+    Attributes:
         name: in configs and commands, such as "denoising".
         asks: what a user may ask with a picture, see `palette_ms.tasks.asks`.
         required: names of those that the task cannot do without.
