@@ -3,11 +3,17 @@
 What needs no site is tested here; the site itself is built in test_site.py, where mkdocs is installed.
 """
 
+import argparse
+import importlib
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+from palette_ms.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "notebooks/*.ipynb")
@@ -93,3 +99,52 @@ def test_how_it_works_shows_code_as_it_stands():
     assert len(shown) > 5
     for file, code in shown:
         assert code in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no longer\n{code}"
+
+
+def invocations(text):
+    """(verb, words) of each command of palette_ms in a page's code blocks, but for those with … or a task of one's own."""
+    for block in re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.M | re.S):
+        waiting = ""
+        for line in block.replace("\\\n", " ").splitlines():
+            waiting += line + "\n"
+            try:
+                words = shlex.split(waiting, comments=True)
+            except ValueError:  # a quotation that goes on in the next line
+                continue
+            waiting = ""
+            found = re.match(r"python -m palette_ms\.(\w+)|palette-ms (\w+)|\$sample", " ".join(words))
+            # check_ascend leaves to others what it does not take itself.
+            if found and "…" not in line and "--import" not in words and "palette_ms.check_ascend" not in words:
+                verb = found[1] or found[2] or "sample"
+                given = [] if found[1] or found[2] else ["--ckpt", "photo", "--output", "outputs"]
+                yield {"restore": "sample"}.get(verb, verb), given + words[len(found[0].split()):]
+
+
+def test_all_pages_together_show_many_commands():
+    assert len([1 for page in PAGES for _ in invocations(read(page))]) > 60
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_verbs_take_the_commands_that_a_page_shows(name, monkeypatch):
+    class Parsed(Exception):
+        pass
+
+    def parsing(whole):
+        def parse(parser, *arguments):
+            raise Parsed(whole(parser, *arguments))
+
+        return parse
+
+    for way in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, way, parsing(getattr(argparse.ArgumentParser, way)))
+    monkeypatch.chdir(ROOT)
+    for verb, words in invocations(read(name)):
+        monkeypatch.setattr(sys, "argv", [verb, *words])
+        module = importlib.import_module(f"palette_ms.{verb}")
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"palette_ms.{verb}.__main__")
+        with pytest.raises(Parsed) as parsed:
+            module.main()
+        args = parsed.value.args[0]
+        if verb == "train" and Path(args.config).is_file():
+            load_config(args.config, args.overrides)
