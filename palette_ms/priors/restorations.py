@@ -180,8 +180,8 @@ def restoration(name: str) -> Restoration:
     """That of a name. Raises UserError: there is none.
 
     Examples:
-        >>> [ask.name for ask in restoration("super_resolution").asks]
-        ['scale', 'downscaling', 'blur', 'kernel', 'noise']
+        >>> restoration("super_resolution").asks[0].name, restoration("inpainting").required
+        ('scale', ('mask',))
     """
     if name not in RESTORATIONS:
         raise UserError("this model restores by prior: name a task, one of " + ", ".join(RESTORATIONS)
