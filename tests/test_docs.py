@@ -102,7 +102,7 @@ def test_how_it_works_shows_code_as_it_stands():
 
 
 def invocations(text):
-    """(verb, words) of each command of palette_ms in a page's code blocks, but for those with … or a task of one's own."""
+    """(verb, words) of each command of palette_ms in code blocks, but for those with … or a task of one's own."""
     for block in re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.M | re.S):
         waiting = ""
         for line in block.replace("\\\n", " ").splitlines():
