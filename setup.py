@@ -24,10 +24,10 @@ class Sdist(sdist):
             return entry
 
         Path(base_name).parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{base_name}.tar.gz", "wb") as file, gzip.GzipFile("", "wb", 9, file, int(date)) as packed:
-            with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for path in sorted(filter(Path.is_file, Path(base_dir).rglob("*"))):
-                    archive.add(path, filter=plain)
+        with open(f"{base_name}.tar.gz", "wb") as file, gzip.GzipFile("", "wb", 9, file, int(date)) as packed, \
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for path in sorted(filter(Path.is_file, Path(base_dir).rglob("*"))):
+                archive.add(path, filter=plain)
         return f"{base_name}.tar.gz"
 
 
