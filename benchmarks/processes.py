@@ -18,7 +18,7 @@ from palette_ms import Palette, errors
 from palette_ms.tune import pairs, score
 
 OWN = {
-    "palette": [],
+    "palette": ["diffusion.test_schedule={name: cosine, num_steps: 1000}"],
     "resshift": ["diffusion.noise_levels=schedule", "diffusion.train_schedule={name: resshift, num_steps: 15}",
                  "diffusion.test_schedule={name: resshift, num_steps: 15}"],
     "i2sb": ["diffusion.noise_levels=schedule", "diffusion.train_schedule={name: i2sb, num_steps: 1000}",

@@ -71,17 +71,20 @@ def needed(diffusion):
     return diffusion.from_source or diffusion.noise_input != "value" or diffusion.process != "palette"
 
 
-def bridging(kernel):
-    """The first convolution of a network that was trained with `from_source` as Palette, for a process from the source.
+def bridged(kernel, was, process):
+    """The first convolution of a network that was trained with `from_source` by one process, for another.
 
-    It saw source and c_in · (y_t − √γ source), and sees source and x_t = source + k (y_t − √γ source) now: the second
-    half of the channels sees the difference of the two, so that at γ = 0 both networks answer the same.
+    As Palette's it sees source and c_in · (y_t − √γ source), in a process from the source this and x_t = source +
+    k (y_t − √γ source). In both the second half of the channels is to see the distance from the source, so that at
+    γ = 0 both networks answer the same.
 
     Args:
         kernel: (C_out, C_in, K, K), the source's channels before the picture's.
+        was, process: their names.
     """
     of_source, of_picture = np.split(kernel, 2, axis=1)
-    return np.concatenate((of_source - of_picture, of_picture), axis=1)
+    sign = (was != "palette") - (process != "palette")
+    return np.concatenate((of_source + sign * of_picture, of_picture), axis=1)
 
 
 def around_network(diffusion, channels):

@@ -26,7 +26,7 @@ from palette_ms.diffusion.bound import ContinuousLoss, SteppedLoss
 from palette_ms.diffusion.cells import LabelledUNet, precondition
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
-from palette_ms.diffusion.preconditioning import bridging
+from palette_ms.diffusion.preconditioning import bridged
 from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
 from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
@@ -181,18 +181,17 @@ class Trainer:
         if theirs != self.config.model:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section")
-        process, ours = checkpoint.config.diffusion, self.config.diffusion
-        bridged = process.from_source and process.process == "palette" != ours.process
-        for name in ("from_source", "noise_input") + (() if bridged else ("process",)):
-            if getattr(process, name) != getattr(ours, name):
+        was, ours = checkpoint.config.diffusion, self.config.diffusion
+        for name in ("from_source", "noise_input") + (() if ours.from_source else ("process",)):
+            if getattr(was, name) != getattr(ours, name):
                 raise UserError(f"training.init_from: {checkpoint.path} has another diffusion.{name} than this config: "
                                 "copy its")
         group = "weights" if checkpoint.tensors("weights") else "ema"
         changed = checkpoint.without_adapters(group)
         arrays = {**checkpoint.tensors(group), **changed}
         changed.update(self._embeddings(checkpoint.config, arrays))
-        if bridged:
-            changed["conv_in.weight"] = bridging(arrays["conv_in.weight"])
+        if was.process != ours.process:
+            changed["conv_in.weight"] = bridged(arrays["conv_in.weight"], was.process, ours.process)
         checkpoint.fill(self.unet, group, changed)
         self.pictures_before = checkpoint.pictures
 
