@@ -30,11 +30,14 @@ BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: se
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m palette_ms.sample", description=__doc__)
-    parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), or photo: the model that ships")
-    parser.add_argument("--input", type=expand, nargs="+",
+    parser.add_argument("pictures", type=expand, nargs="*", metavar="PICTURE", help="the same as --input")
+    parser.add_argument("--ckpt", default="photo",
+                        help="checkpoint (.safetensors), or photo (default), the model that ships")
+    parser.add_argument("--input", type=expand, nargs="+", default=[],
                         help="pictures, or folders of pictures; left out for a model that makes pictures from nothing")
-    parser.add_argument("--output", required=True, type=expand,
-                        help="folder for the results, or of one picture the result's name, such as result.png")
+    parser.add_argument("--output", default="outputs", type=expand,
+                        help="folder for the results (default: outputs), or of one picture the result's name, such as "
+                             "result.png")
     parser.add_argument("--format", choices=(*FORMATS, "same"),
                         help="of the results, or that of each picture (default: png, or what --output ends in; models "
                              "of arrays write such files as they were trained with)")
@@ -84,12 +87,13 @@ def main():
                                                             "and the processor can and the checkpoint says that it "
                                                             "is near enough; else float32")
     args = parser.parse_args()
+    args.input = [*args.pictures, *args.input]
 
     runtime.check_launcher()
     one = names_result(args.output)
     if args.output.exists() and not args.output.is_dir() and not one:
         raise UserError(f"--output {args.output} is a file; it must be a folder")
-    for source in args.input or ():
+    for source in args.input:
         if not os.path.exists(source):
             raise UserError(f"no such picture or folder: {source}")
     if args.quality is not None and not 1 <= args.quality <= 100:
@@ -334,7 +338,7 @@ def make(palette, work, args, make_one, files, how):
     targets = {one: [one.target.with_name(one.target.name + f"_{k}" * several) for k in numbers] for one in work}
     paths = {one: [target.with_name(target.name + named) if named else form.path(target, **kinds[one])
                    for target in targets[one]] for one in work}
-    alone = len(work) == 1 and not any(map(Path.is_dir, args.input or ()))
+    alone = len(work) == 1 and not any(map(Path.is_dir, args.input))
     failed = done = frames = 0
     with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
         results, given, problems = Results(folder), {}, {}

@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import urllib.request
 import zipfile
 
 import pytest
+from PIL import Image
 
 import palette_ms
 from palette_ms import __main__ as command
@@ -94,17 +97,25 @@ def build(kind, source, output):
     return made
 
 
-def test_wheel_and_source_hold_models_configs_and_the_command_and_are_the_same_bytes_again(tmp_path, repository):
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory, repository):
+    """(a copy of the repository, its sdist, its wheel)."""
+    folder = tmp_path_factory.mktemp("packages")
+    source, output = folder / "source", folder / "dist"
     source.mkdir()
+    output.mkdir()
     for name in ("palette_ms", "configs", "docs", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md",
                  "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "NOTICE"):
         path = repository / name
         ignored = shutil.ignore_patterns("__pycache__", "*.onnx")
         shutil.copytree(path, source / name, ignore=ignored) if path.is_dir() else shutil.copy(path, source)
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    sdist, wheel = (build(kind, source, tmp_path / "first") for kind in ("sdist", "wheel"))
+    return source, build("sdist", source, output), build("wheel", source, output)
+
+
+def test_wheel_and_source_hold_models_configs_and_the_command_and_are_the_same_bytes_again(packages, tmp_path,
+                                                                                           repository):
+    source, sdist, wheel = packages
+    (tmp_path / "second").mkdir()
     names = zipfile.ZipFile(wheel).namelist()
     assert {"palette_ms/models/photo.safetensors", "palette_ms/configs/photo.yaml", "palette_ms/py.typed"} <= {*names}
     assert {path.name for path in (repository / "configs").glob("*.yaml")} == {
@@ -119,6 +130,42 @@ def test_wheel_and_source_hold_models_configs_and_the_command_and_are_the_same_b
         archive.extractall(tmp_path)
     again = build("wheel", tmp_path / sdist.name[:-len(".tar.gz")], tmp_path / "second")
     assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_what_is_installed_from_the_wheel_restores_and_serves_from_any_folder(packages, tmp_path):
+    """A fresh environment, but for the packages that palette_ms needs, which are those of this one."""
+    pytest.importorskip("pip")
+    pytest.importorskip("onnxruntime", reason="pip install palette_ms[onnx]")
+    pytest.importorskip("gradio", reason="pip install palette_ms[web]")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    there, = (tmp_path / "env").glob("lib/python*/site-packages")
+    (there / "others.pth").write_text(sysconfig.get_path("purelib"))  # whose own .pth files are not read
+    python, command = tmp_path / "env" / "bin" / "python", tmp_path / "env" / "bin" / "palette-ms"
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index",
+                    "--no-compile", packages[2]], check=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    here = tmp_path / "here"
+    here.mkdir()
+
+    def run_there(*words):
+        done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run_there(python, "-c", "import palette_ms; print(palette_ms.__file__)").startswith(str(tmp_path / "env"))
+    assert run_there(command, "--version") == f"palette_ms {palette_ms.__version__}\n"
+    Image.new("RGB", (32, 24), "teal").save(here / "photo.png")
+    assert run_there(command, "restore", "photo.png", "--task", "denoising", "--runtime", "onnx",
+                     "--device", "cpu").split() == ["outputs/photo.png"]
+    assert Image.open(here / "outputs" / "photo.png").size == (32, 24)
+    with subprocess.Popen([command, "web", "--port", "0", "--runtime", "onnx", "--device", "cpu"], cwd=here, env=env,
+                          stdout=subprocess.PIPE, text=True) as served:
+        try:
+            address = served.stdout.readline().split()[0]
+            with urllib.request.urlopen(address, timeout=30) as page:
+                assert b"palette_ms" in page.read()
+        finally:
+            served.terminate()
 
 
 def test_the_doctor_says_what_is_there_and_what_is_missing(monkeypatch, capsys):

@@ -493,6 +493,18 @@ def test_a_folder_keeps_its_names(checkpoint, pictures, tmp_path, monkeypatch, c
     assert capsys.readouterr().out.count("\n") == 3
 
 
+def test_a_picture_is_all_that_must_be_named_beside_the_task(pictures, tmp_path, monkeypatch, capsys):
+    loaded = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Palette, "restore", lambda self, *_, **options: [Image.new("RGB", (4, 4))])
+    load = Palette.load
+    monkeypatch.setattr(Palette, "load", lambda path, *rest: loaded.append(path) or load(path, *rest))
+    monkeypatch.setattr(sys, "argv", ["sample", str(pictures / "a.png"), "--task", "denoising"])
+    errors.run(palette_ms.sample.main)
+    assert loaded == ["photo"] and capsys.readouterr().out.split() == [os.path.join("outputs", "a.png")]
+    assert (tmp_path / "outputs" / "a.png").is_file()
+
+
 def test_by_default_the_command_makes_few_calls_and_says_so(checkpoint, pictures, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(Palette, "restore", lambda self, *_, **options: asked.append(options) or [])

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 
@@ -37,6 +38,24 @@ def test_no_page_loads_anything_from_another_host(site):
         assert 'class="arithmatex"' not in text, f"{page}: a formula is not MathML"
     for style in site.rglob("*.css"):
         assert not re.search(r"@import|url\(['\"]?(?:https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+def test_every_link_within_the_site_leads_to_something(site):
+    pages = [*site.rglob("*.html")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages if page.name != "404.html"}
+    anchors = {page: set(re.findall(r'\bid="([^"]+)"', text)) for page, text in texts.items()}
+    followed = 0
+    for page, text in texts.items():
+        for link in map(html.unescape, re.findall(r'\b(?:href|src)="([^"]+)"', text)):
+            if re.match("[a-z]+:", link):
+                continue
+            path, _, anchor = unquote(link).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            assert target.is_file(), f"{page.relative_to(site)}: {link}"
+            assert not anchor or target not in anchors or anchor in anchors[target], f"{page.relative_to(site)}: {link}"
+            followed += 1
+    assert followed > 1000
 
 
 def test_the_reference_shows_every_function_and_its_example(site, repository):

@@ -227,6 +227,22 @@ def test_every_tasks_declarations_make_a_form():
             mask.value(fields.FILE, None, None, picture)
 
 
+@pytest.mark.parametrize("numbers, message", [
+    ((None, 1, 0), "seed is empty"), ((0, None, 0), "samples is empty"), ((0, 1, None), "steps is empty"),
+    ((2**31, 1, 0), "seed must be .* to 2147483647, not 2147483648"), ((0, 9, 0), "samples must be .* from 1 to 8"),
+    ((0, 1, -1), "steps must be"), ((0, 1, 10**9), "steps must be"),
+])
+def test_a_number_that_cannot_be_is_told_by_its_name(tmp_path, line, numbers, message):
+    gr = pytest.importorskip("gradio", reason="the page is made with Gradio (pip install palette_ms[web])")
+    from palette_ms.web.page import Page
+
+    page = Page(Models([save_model(tmp_path / "model.safetensors")], None), line, tmp_path)
+    boxes = {one.elem_id: one for one in page.blocks().blocks.values() if isinstance(one, gr.Number)}
+    given = [boxes[name].preprocess(number) for name, number in zip(("seed", "samples", "steps"), numbers)]
+    with pytest.raises(UserError, match=message):
+        page.order(None, "model", "colorization", *given)
+
+
 # The server
 
 

@@ -18,11 +18,14 @@ from palette_ms.data.files import result_names
 from palette_ms.data.forms import Photo
 from palette_ms.data.images import SUFFIXES
 from palette_ms.errors import UserError
+from palette_ms.tasks.asks import Ask
 from palette_ms.web import uploads
 from palette_ms.web.fields import MaskField, create_field
 from palette_ms.web.uploads import Picture, problem, told
 
-MOST_SAMPLES, MOST_STEPS = 8, 1000
+SEED = Ask("seed", "the same one gives the same result", int, 0, 2**31 - 1)
+SAMPLES = Ask("samples", "different results", int, 1, 8)
+STEPS = Ask("steps", "0: what suits the model", int, 0, 1000)
 HISTORY = 24  # results that a session keeps
 KEPT = 3600  # seconds that it is kept after its page was closed, or a phone was put away
 POLL = 0.2  # seconds between looks at a job
@@ -45,6 +48,7 @@ CSS = """
 .beside img { max-width: calc(50% - 4px); max-height: 75vh; margin: 0 }
 .beside figcaption { width: 100% }
 .gallery-container, .grid-wrap { height: auto !important; min-height: 0 !important }
+.grid-wrap { padding-top: 30px !important }
 .grid-container { grid-template-columns: repeat(auto-fill, minmax(90px, 1fr)) !important }
 figcaption { text-align: center; padding-top: 4px; overflow-wrap: anywhere }
 .preview { display: block; margin: 8px auto 0; max-width: 100% }
@@ -137,12 +141,16 @@ class Page:
 
     def order(self, picture, model, task, seed, samples, steps, *given):
         """`Order` of what the form holds. Raises UserError: something in it cannot be asked."""
+        for ask, value in ((SEED, seed), (SAMPLES, samples), (STEPS, steps)):
+            if value is None:
+                raise UserError(f"{ask.name} is empty: it must be {ask.range()}")
+            ask.check(value)
         asks, asked, given = self.models.tasks[model][task].asks, {}, iter(given)
         for one in self.fields:
             values = [*itertools.islice(given, len(one.parts))]
             if one.ask in asks:
                 asked[one.ask.name] = one.value(*values, picture)
-        return Order(model, task, int(seed), int(samples), int(steps) or None, asked)
+        return Order(model, task, seed, samples, steps or None, asked)
 
     def add(self, order, path):
         """A job that restores an uploaded picture; its result is a list of images."""
@@ -339,12 +347,10 @@ class Page:
                             self.fields.append(create_field(ask, self.megapixels))
                         boxes.append(box)
                     with gr.Row():
-                        seed = gr.Number(0, label="seed", info="the same one gives the same result", precision=0,
-                                         minimum=0, maximum=2**31 - 1, min_width=130, elem_id="seed")
-                        samples = gr.Number(1, label="samples", info="different results", precision=0, minimum=1,
-                                            maximum=MOST_SAMPLES, min_width=130, elem_id="samples")
-                        steps = gr.Number(0, label="steps", info="0: what suits the model", precision=0, minimum=0,
-                                          maximum=MOST_STEPS, min_width=130, elem_id="steps")
+                        # A gr.Number that bounds tells of it beside the page, naming no field, and in the log.
+                        seed, samples, steps = [gr.Number(ask.least, label=ask.name, info=ask.help, precision=0,
+                                                          min_width=130, elem_id=ask.name)
+                                                for ask in (SEED, SAMPLES, STEPS)]
                     with gr.Row():
                         go = gr.Button("Restore", variant="primary", elem_id="restore", min_width=130)
                         go_all = gr.Button("Restore all", variant="primary", elem_id="restore-all", min_width=130,
