@@ -100,7 +100,7 @@ class Chains:
         Returns: for each of `holes` a list of (members, passes, chains): the indices of pictures that are made
             together, a tuple of `palette_ms.holes.Pass`, and for each of these a list of `Band`.
         """
-        whole = whole or sampling.strength < 1
+        whole = whole or sampling.starts_from_source
         update = None if progress is None else progress.update
         work, calls, told = [], 0, False
         for hole in holes:

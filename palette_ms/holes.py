@@ -123,6 +123,16 @@ def whole_pass(hole):
     return Pass(1, (0, height, 0, width), (0, height, 0, width)),
 
 
+def around(hole, context, multiple):
+    """The box of a hole (1, H, W) with so many pixels around it, or as far as the picture goes; its sides are multiples
+    where there is room."""
+    mask = hole[0] > 0
+    bare = _bounds(mask, (0, mask.shape[0], 0, mask.shape[1]))
+    ends = [(max(0, low - context), min(end, high + context), end)
+            for low, high, end in zip(bare[::2], bare[1::2], mask.shape)]
+    return tuple(side for low, high, end in ends for side in _span(low, high, end, 0, multiple))
+
+
 def widest(mask):
     """Side of the largest square of ones in (H, W), in pixels."""
     # The chessboard distance to the nearest 0 of an odd square's middle; an even one has four middles.

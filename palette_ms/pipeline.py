@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import sys
+import time
 from inspect import isfunction
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -19,10 +21,12 @@ from palette_ms.config import Config
 from palette_ms.data.forms import can_hold, forms
 from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.diffusion.samplers import Sampling
+from palette_ms.diffusion.schedule import make_gamma_schedule, strength_of
 from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
-from palette_ms.holes import fill, whole_pass
+from palette_ms.holes import around, fill, inside, whole_pass
 from palette_ms.priors.restorations import calls
+from palette_ms.quality.stage import QUALITY, Details, Quality, Stage
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
@@ -173,7 +177,7 @@ class Palette:
                 mask: Union[Picture, Sequence[Picture], None] = None, sampler: Optional[str] = None,
                 steps: Optional[int] = None, num_samples: int = 1, seed: int = 0, tile: Optional[int] = None,
                 overlap: Optional[int] = None, detail: Optional[float] = None, progress: Any = None,
-                first_sample: int = 0, **options: Any) -> List[Result]:
+                first_sample: int = 0, details: bool = False, **options: Any) -> List[Result]:
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
@@ -208,12 +212,16 @@ class Palette:
             progress: a `tqdm` bar, or anything with its `reset(total)` and `update(n)`: network calls, of all tiles. If
                 it has a method `preview`, that is given what a chain has so far made of the first sample (ŷ₀), as a
                 result of its form: of a hole, what the network sees around it.
+            details: whether a record comes back in place of each list of results.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
-                task takes, by the names of its `asks` (scale, extend, …); and spacing, eta, dynamic_threshold,
-                strength, tolerance, guidance, reuse, flips: see `palette_ms.diffusion.samplers.Sampling`.
+                task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
+                tolerance, guidance, reuse, flips, start, repeats, jump, refine, refine_noise: see
+                `palette_ms.diffusion.samplers.Sampling`; and best, score, mix, blend, resample, resample_regions,
+                confidence: see `palette_ms.quality.stage.Quality`.
 
-        Returns: list of `num_samples` results as the target's form makes them, PIL images of a model of photos, of the
-            size that the task makes of the picture's; for a list of pictures, a list of such lists.
+        Returns: list of `num_samples` results, or of those that `best` and `mix` make of them, as the target's form
+            makes them, PIL images of a model of photos, of the size that the task makes of the picture's; with
+            `details` a `palette_ms.quality.stage.Details`; for a list of pictures, a list of such.
 
         Raises:
             UserError: an unreadable picture, an unknown task or sampler, a mask that is missing, empty or of
@@ -230,12 +238,15 @@ class Palette:
             >>> bool((np.asarray(first) == photo)[hole == 0].all()), first == second
             (True, False)
         """
+        begun = time.perf_counter()
         several = isinstance(image, (list, tuple))
         images: Sequence[Any] = image if isinstance(image, (list, tuple)) else [image]
         masks = mask if several and isinstance(mask, (list, tuple)) else [mask] * len(images)
         if len(masks) != len(images):
             raise UserError(f"{len(images)} pictures and {len(masks)} masks: there must be a mask for each picture")
         if self.makes_pictures:
+            if details or QUALITY & options.keys():
+                raise UserError("details, and what is done after the chain, are for models trained to restore")
             results: List[Any] = self._restore_by_prior(
                 images, masks, task, sampler, steps, range(first_sample, first_sample + num_samples), seed, tile=tile,
                 overlap=overlap, progress=progress, detail=detail, **options)
@@ -248,7 +259,9 @@ class Palette:
             tile = task.usage.tile
         self.chains.check_tiles(tile, overlap)
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
-        sampling = self.sampling(task, sampler, steps, detail, first_sample + num_samples, **chosen)
+        quality = self.quality({name: options.pop(name) for name in QUALITY & options.keys()}, num_samples)
+        # Samples of one call hardly differ, neither beside each other nor where one is made again.
+        sampling = self.sampling(task, sampler, steps, detail, first_sample + num_samples + quality.resample, **chosen)
         source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source, tiled)
                  for mask in masks]
@@ -272,17 +285,69 @@ class Palette:
         chains = self.chains.of_holes(labels, num_samples, task, sampling, tile, overlap, progress, holes, tiled)
         _check_memory(size, num_samples, len(originals), channels.target, chains)
         numbers = range(first_sample, first_sample + num_samples)
-        run = functools.partial(self._run, task, chains, holes, sampling, numbers, seed)
-        made = task.restore(_batch([source.to_float(picture) for picture in pictures]), asked[0], run)
+        run, stage = functools.partial(self._run, task, chains, holes, sampling, numbers, seed), None
+        if details or quality != Quality():
+            how = task, labels, sampling, numbers, seed, tile, overlap
+            stage = Stage(run, functools.partial(self._rerun, *how, tiled, holes), functools.partial(self._again, *how),
+                          quality, holes)
+        made = task.restore(_batch([source.to_float(picture) for picture in pictures]), asked[0], stage or run)
         results = [[] for _ in pictures]
         _check_finite(made)
         for number, y in enumerate(made):
-            k = number // num_samples
+            k = number * len(pictures) // len(made)
             put_back = None
             if (softened[0][k] < 1).any():
                 put_back = functools.partial(task.put_back, hole=softened[0][k], asked=asked[k])
             results[k].append(target.finish(y, originals[k], put_back, task.keeps_gray))
+        if stage:
+            size = made.shape[2:]
+            results = [_detailed(one, told, quality, numbers, size, time.perf_counter() - begun)
+                       for one, told in zip(results, stage.made)]
+            results = results if details else [record.samples for record in results]
         return results if several else results[0]
+
+    def quality(self, options: Dict[str, Any], samples: int) -> Quality:
+        """`palette_ms.quality.stage.Quality` of options by name, for so many samples of a picture.
+
+        Raises:
+            UserError: one that is out of range or not for this model, or needs more samples.
+        """
+        try:
+            quality = Quality(**options)
+            quality.check(samples)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        channels = self.config.data.channels
+        if quality.again and (self.config.diffusion.distilled or channels.source != channels.target):
+            raise UserError("resample_regions and the score denoising begin chains with what was made, and this model "
+                            "cannot: " + ("it was distilled to steps that begin with noise"
+                                          if self.config.diffusion.distilled else "its sources have other channels"))
+        return quality
+
+    def _rerun(self, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, turn, *what):
+        """`_run` with other noise; turn: which. The chains are set up anew, since some remember theirs."""
+        chains = self.chains.of_holes(labels, len(numbers), task, sampling, tile, overlap, None, holes, tiled)
+        seed = int(generator(seed, "again", turn).integers(2**31))
+        return self._run(task, chains, holes, sampling, numbers, seed, *what)
+
+    def _again(self, task, labels, sampling, numbers, seed, tile, overlap, sources, made, guess, hole, noise, calls,
+               alike, turn):
+        """A hole of a picture's samples made again, see `palette_ms.quality.stage.Stage`, by what is around it."""
+        gammas = make_gamma_schedule(**vars(task.test_schedule or self.config.diffusion.test_schedule))
+        strength = strength_of(gammas, noise)
+        sampling = Sampling("ddim", min(calls, round(strength * len(gammas))), strength=strength,
+                            dynamic_threshold=sampling.dynamic_threshold, tolerance=sampling.tolerance,
+                            guidance=sampling.guidance)
+        view = inside(around(hole, self.config.data.image_size, self.chains.multiple))
+        holes, key = hole[view][None], 2**20 + turn
+        if alike:  # so many pictures of one sample each, which has the first one's noise
+            holes, numbers, key = np.repeat(holes, len(made), 0), range(1), 2**20 - 1
+            labels = None if labels is None else labels[:1]
+        chains = self.chains.of_holes(labels, len(numbers), task, sampling, tile, overlap, None, [holes])
+        result = np.array(made)
+        result[view] = self._run(task, chains, [holes], sampling, numbers, seed, sources[view], stream=key,
+                                 begun=(made[view], guess[view]))
+        return result
 
     def _restore_by_prior(self, images, masks, task, sampler, steps, numbers, seed, detail=None, **options):
         """`restore` of a model that makes pictures from nothing, by guidance: see `palette_ms.priors.restore`."""
@@ -328,13 +393,16 @@ class Palette:
                        "was trained with, and are clipped", file=sys.stderr)
         return originals
 
-    def _run(self, task, chains, holes, sampling, numbers, seed, pictures, number=0, stream=None):
+    def _run(self, task, chains, holes, sampling, numbers, seed, pictures, number=0, stream=None,
+             begun=None):
         """A chain over a batch, as `palette_ms.tasks.Task.restore` runs it, in the passes that its holes take.
 
         Args:
             chains, holes: of all numbers; see `palette_ms.chains.Chains.of_holes`, holes (P, 1, h, w).
             numbers: of the samples, a range; `num_samples` of them.
             pictures: (P, C, h, w), or (P · num_samples, C, h, w).
+            begun: None, or what the samples are outside the holes and what they start from, (P · num_samples, C', h, w)
+                each, where `sampling` starts below the full strength.
 
         Returns: float32 (P · num_samples, C, h, w).
         """
@@ -345,14 +413,19 @@ class Palette:
             group = np.flatnonzero(np.isin(hole_of, members))
             some, hole = _rows(pictures, group), _rows(holes[number], hole_of[group])
             chain = functools.partial(self._chain, task, sampling, numbers, samples, seed, stream, chained)
-            if passes == whole_pass(hole[0]):
+            if begun is not None:
+                rows = (group[:, None] * samples + np.arange(samples)).ravel()
+                known, guess = (_rows(array, rows) for array in begun)
+                results.append(chain(0, some, hole, guess, known))
+            elif passes == whole_pass(hole[0]):
                 results.append(chain(0, some, hole, None))
             else:
                 results.append(fill(passes, some, hole, np.repeat(self._as_targets(task, some), samples, 0), chain))
             groups.extend(group[:, None] * samples + np.arange(samples))
         return _rows(_batch(results, np.concatenate), np.argsort(np.concatenate(groups)))
 
-    def _chain(self, task, sampling, numbers, samples, seed, stream, chains, number, pictures, hole, guess):
+    def _chain(self, task, sampling, numbers, samples, seed, stream, chains, number, pictures, hole, guess,
+               known=None):
         """One pass over a batch, band by band.
 
         Args:
@@ -362,26 +435,28 @@ class Palette:
             pictures: (N, C, h, w), a picture each or a sample each.
             hole: (N, 1, h, w).
             guess: (N · samples, C', h, w), what it starts from, or None: what the user's strength says.
+            known: alike, what it is outside the hole, or None: what the pictures are.
 
         Returns: float32 (N · samples, C', h, w).
         """
         # What is alone has the noise of the seed itself.
         own = [n for n in (stream, number if len(chains) > 1 else None) if n is not None]
         if len(chains[number]) == 1:
-            return self._band(task, sampling, numbers, samples, seed, own, chains[number][0], pictures, hole, guess)
+            return self._band(task, sampling, numbers, samples, seed, own, chains[number][0], pictures, hole, guess,
+                              known)
         made = None
         for k, band in enumerate(chains[number]):
-            parts = [None if array is None else array[:, :, band.rows] for array in (pictures, hole, guess)]
+            parts = [None if array is None else array[:, :, band.rows] for array in (pictures, hole, guess, known)]
             if band.sampler:
                 y = self._band(task, sampling, numbers, samples, seed, [*own, k], band, *parts)
             else:
-                y = np.repeat(self._as_targets(task, parts[0]), samples, 0)
+                y = np.repeat(self._as_targets(task, parts[0]), samples, 0) if known is None else parts[3]
             if made is None:
                 made = np.zeros((*y.shape[:2], *pictures.shape[2:]), np.float32)
             made[:, :, band.rows] += band.weight * y
         return made
 
-    def _band(self, task, sampling, numbers, samples, seed, own, band, pictures, hole, guess):
+    def _band(self, task, sampling, numbers, samples, seed, own, band, pictures, hole, guess, known=None):
         """`_chain` of a band's rows; own: what tells its noise from that of others with this seed."""
         sampler, progress = band.sampler, band.progress
         height, width = pictures.shape[2:]
@@ -389,12 +464,12 @@ class Palette:
         chain_seed = int(generator(seed, "go", *own).integers(2**31)) if own else seed
         cond = [task.checked_source(picture, one, generator(seed, "source", *own))
                 for picture, one in zip(pictures, hole)]
-        known = self._as_targets(task, pictures)
+        known = np.repeat(self._as_targets(task, pictures), samples, 0) if known is None else self.chains.pad(known)
         if guess is not None:
             guess = self.chains.pad(guess)
-        elif sampling.strength < 1:
+        elif sampling.starts_from_source:
             guess = self._as_targets(task, [task.checked_guess(source, one) for source, one in zip(cond, hole)])
-        cond, known, hole = np.repeat(cond, samples, 0), np.repeat(known, samples, 0), np.repeat(hole, samples, 0)
+        cond, hole = np.repeat(cond, samples, 0), np.repeat(hole, samples, 0)
         y_T = np.tile(_start(chain_seed, numbers, known.shape[1:]), (len(known) // len(numbers), 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
@@ -558,7 +633,7 @@ class Palette:
         except ValueError as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels
-        if sampling.strength < 1 and channels.source != channels.target:
+        if sampling.starts_from_source and channels.source != channels.target:
             raise UserError("strength must be 1: this model's sources, which the chain would start from, have other "
                             "channels than its results")
         if sampling.guidance > 1 and not self.config.training.source_dropout:
@@ -600,6 +675,21 @@ def _check_memory(size, samples, pictures, channels, work):
         raise UserError(f"{size[1]}×{size[0]} pixels, {samples * pictures} times, take about {needed / 2**20:.0f} MiB, "
                         f"more than the {max_memory() / 2**20:.0f} that may be used: fewer samples or a smaller "
                         "picture take less, and --max-memory (PALETTE_MS_MAX_MEMORY) allows more")
+
+
+def _detailed(results, told, quality, numbers, size, seconds):
+    """`Details` of a picture's results, of which `quality.best` are kept. told: `palette_ms.quality.stage.Made`."""
+    scores, seams, kept = told.scores, told.seams, range(len(results))
+    if quality.best is not None:
+        if callable(quality.score):
+            scores = [float(score) for score in quality.score(results)]
+        kept = np.argsort(np.negative(scores), kind="stable")[:quality.best].tolist()
+        seams = seams and [seams[k] for k in kept]
+    sure = told.confidence
+    if sure is not None and sure.shape != size:
+        sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return Details([results[k] for k in kept], None if quality.mix else tuple(numbers[k] for k in kept),
+                   scores and tuple(scores), sure, seams and tuple(seams), seconds)
 
 
 def _batch(arrays, join=np.stack):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -18,13 +19,19 @@ from palette_ms.data.images import check_regular, further_frames, no_pictures
 from palette_ms.data.originals import FORMATS, same_format
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.results import RECORD, Results, Work, digest
+from palette_ms.diffusion.samplers import STARTS, Sampling
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
 from palette_ms.errors import UserError
 from palette_ms.priors.restorations import METHODS, OPTIONS, RESTORATIONS, calls, restoration, restoration_asks
+from palette_ms.quality.blend import BLENDS
+from palette_ms.quality.mix import MIXES
+from palette_ms.quality.nearest import LPIPS, by_lpips
+from palette_ms.quality.stage import QUALITY, SCORES, Quality
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
+FURTHER = "start", "repeats", "jump", "refine", "refine_noise"  # of the chain
 BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
 
 
@@ -67,6 +74,29 @@ def main():
         help="take the mean over so many mirror images at each call, which is more faithful and as many times slower "
              "(default: what the checkpoint says)")
     add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
+    add("--start", choices=STARTS, default="source",
+        help="of a chain below the full strength: the source (default), or the estimate of a first call")
+    add("--repeats", type=int, default=1, metavar="N", help="for ddpm and ddim: go through each --jump levels N times "
+                                                            "(RePaint)")
+    add("--jump", type=int, default=Sampling.jump, metavar="N", help="for --repeats (default: %(default)s)")
+    add("--refine", type=int, default=0, metavar="N", help="add noise of a low level to the result and take it away, N "
+                                                           "times")
+    add("--refine-noise", type=float, default=Sampling.refine_noise, metavar="S",
+        help="for --refine: the noise's deviation over the signal's (default: %(default)s)")
+    add = parser.add_argument_group("after the chain", "what each brings: docs/quality.md").add_argument
+    add("--best", type=int, metavar="K", help="of --num-samples, keep the K with the highest --score")
+    add("--score", choices=(*SCORES, *LPIPS), default="denoising",
+        help="denoising (default): how small the model's error is in taking noise away from a sample again; "
+             "lpips_alex, lpips_vgg: how near it is to the others")
+    add("--weights", type=expand, metavar="FOLDER", help="where the published weights of --score lpips_… lie (default: "
+                                                         "PyTorch's cache)")
+    add("--mix", choices=MIXES, help="make one result of --num-samples")
+    add("--blend", choices=BLENDS, default="none", help="how a hole's border is fitted to what is around it")
+    add("--resample", type=int, default=0, metavar="N", help="make what has a bad seam again, up to N times")
+    add("--resample-regions", type=int, default=0, metavar="N",
+        help="make the regions again, N times, where the samples are far apart")
+    add("--confidence", action="store_true",
+        help="write NAME_confidence beside each result: white where the samples agree, and so are likely right")
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "
                                                  "picture at once, where the network allows its size)")
     parser.add_argument("--overlap", type=int, help="of neighbouring tiles, in pixels (default: a quarter of the tile)")
@@ -112,6 +142,10 @@ def main():
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
     if palette.makes_pictures:
+        further = [name for name in FURTHER if getattr(args, name) != getattr(Sampling, name)] * bool(args.input)
+        asked = [*further, *after(args)]
+        if asked:
+            raise UserError(f"--{asked[0].replace('_', '-')} is for models that were trained to restore")
         if args.input:
             return restore_by_prior(palette, args, one)
         refuse_prior(args, "restore a picture: name one, or a folder, as --input")
@@ -209,9 +243,10 @@ def restore_by_prior(palette, args, one):
 def sampling(args, palette, task):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
     names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "flips")
-    options = {name: getattr(args, name) for name in names}
+    further = [name for name in FURTHER if getattr(args, name) != getattr(Sampling, name)]
+    options = {name: getattr(args, name) for name in (*names, *further)}
     chosen = palette.sampling(task, args.sampler, args.steps, args.detail,
-                              args.first_sample + args.num_samples, **options)
+                              args.first_sample + args.num_samples + args.resample, **options)
     diffusion = palette.config.diffusion
     if args.steps is None and not diffusion.distilled:
         length = (task.test_schedule or diffusion.test_schedule).num_steps
@@ -220,6 +255,12 @@ def sampling(args, palette, task):
         print(f"sampling: {chosen.sampler} with {steps} network call{'s' * (steps > 1)}{mirrored}; the whole chain is "
               f"--sampler ddpm --steps {length}", file=sys.stderr)
     return {**options, "sampler": chosen.sampler, "steps": chosen.steps, "flips": chosen.flips}
+
+
+def after(args):
+    """The options of `palette_ms.quality.stage.Quality` that are asked for, by their names."""
+    return {name: getattr(args, name) for name in sorted(QUALITY)
+            if getattr(args, name) != getattr(Quality, name)}
 
 
 def found(sources, output, masks, suffixes):
@@ -293,7 +334,12 @@ def works(pictures, output, one, suffixes):
 
 def restore(palette, work, args):
     task = choose_task(palette, args)
-    options = sampling(args, palette, task)
+    options = {**sampling(args, palette, task), **after(args)}
+    score = {"score": by_lpips(args.score, args.weights)} if args.score in LPIPS else {}
+    palette.quality({**after(args), **score}, args.num_samples)  # once, and not for each picture
+    if args.confidence and not isinstance(palette.forms[1], Photo):
+        raise UserError("--confidence writes pictures of photos' confidence, and this model makes arrays: "
+                        "Palette.restore(…, confidence=True, details=True) gives it")
     given = {ask.name: getattr(args, ask.name) for ask in known_asks()}
     check_asked(task, given, palette.config.data.image_size, palette.forms[0])  # once, and not for each picture
     choices = {ask.name: ask.for_each(given[ask.name]) for ask in known_asks()}
@@ -303,9 +349,12 @@ def restore(palette, work, args):
 
     def restore_one(work):
         with tqdm(desc=work.picture.name, unit="call", disable=None, leave=False) as bar:
-            return palette.restore(work.picture, task.name, num_samples=args.num_samples, seed=args.seed,
+            made = palette.restore(work.picture, task.name, num_samples=args.num_samples, seed=args.seed,
                                    tile=args.tile, overlap=args.overlap, progress=bar, first_sample=args.first_sample,
-                                   **asked(work), **options)
+                                   details=args.confidence, **asked(work), **{**options, **score})
+        if not args.confidence:
+            return made
+        return [*made.samples, Image.fromarray(np.uint8(np.round(255 * made.confidence)))]
 
     def files(work):
         return [Path(value) for value in asked(work).values()
@@ -329,19 +378,22 @@ def make(palette, work, args, make_one, files, how):
         UserError: something would be overwritten, or some results could not be made.
     """
     form, folder = palette.forms[1], work[0].folder
-    numbers = range(args.first_sample, args.first_sample + args.num_samples)
+    # The best of several are numbered from the best on; what is mixed of several is one.
+    numbers = range(args.first_sample, args.first_sample + (args.best or (1 if args.mix else args.num_samples)))
     run = digest(palette.sha256, {**how, "seed": args.seed, "precision": args.precision, "format": args.format,
                                   "quality": args.quality})
     several = len(numbers) > 1 or args.first_sample > 0
     kinds = {one: format_of(form, one, args) for one in work}
     named = args.output.suffix if names_result(args.output) else None
-    targets = {one: [one.target.with_name(one.target.name + f"_{k}" * several) for k in numbers] for one in work}
+    names = [*(f"_{k}" * several for k in numbers), *["_confidence"] * args.confidence]
+    targets = {one: [one.target.with_name(one.target.name + name) for name in names] for one in work}
     paths = {one: [target.with_name(target.name + named) if named else form.path(target, **kinds[one])
                    for target in targets[one]] for one in work}
     alone = len(work) == 1 and not any(map(Path.is_dir, args.input))
     failed = done = frames = 0
     with at_work(folder / RECORD) if runtime.rank() == 0 else nullcontext():
         results, given, problems = Results(folder), {}, {}
+        taken = {target for some in targets.values() for target in some[:len(numbers)]}
         inputs = {identity(path) for path in (palette.path, *(one.picture for one in work)) if path}
         for one in work:
             try:
@@ -355,6 +407,8 @@ def make(palette, work, args, make_one, files, how):
                 problems[one] = UserError(f"cannot read picture {one.picture}: {error.strerror}")
         for one in work:
             problem = results.check(one.picture, paths[one], inputs)
+            if not problem and args.confidence and paths[one][-1].with_suffix("") in taken:
+                problem = f"cannot write {paths[one][-1]}: another picture's result has this name"
             if problem:
                 problems[one] = UserError(problem)
         if runtime.rank() == 0 and not named:  # which may lie among anything

@@ -16,6 +16,7 @@ BELOW = {
     "data": {"diffusion", "runtime", "unet"},
     "priors": {"data", "diffusion", "runtime", "tasks"},
     "evaluation": {"data", "diffusion", "runtime", "tasks", "torch_weights", "unet"},
+    "quality": {"evaluation", "tasks"},
     "text": {"data", "torch_weights"},
     "training": {"checkpoint", "config", "data", "diffusion", "evaluation", "runtime", "tasks", "unet"},
 }

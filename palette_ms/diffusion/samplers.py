@@ -14,12 +14,14 @@ import numpy as np
 
 from palette_ms.diffusion.denoisers import is_cell
 from palette_ms.diffusion.preconditioning import check_prediction, y_0_coefficients
-from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps
+from palette_ms.diffusion.rounds import from_estimate, refined, resampled
+from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps, strength_of
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates, resshift
 from palette_ms.seeds import generator
 
 _WORDS = {Integral: "a whole number", Real: "a number", str: "a text"}
 VARIANCES = ("posterior", "beta", "learned_range")
+STARTS = ("source", "estimate")
 
 # Noise is drawn on the host, so that the seed alone decides it on every device, and handed to the compiled chain for
 # some calls at a time: at most so many bytes.
@@ -30,7 +32,8 @@ _REPORTS = 20  # of progress, in a chain
 # (6), the ends of a learned variance, and the movement of ŷ₀ below which a picture is finished.
 TIME, A, B, NEXT, BASE, ENDS, LIMIT = 0, 1, 2, 3, 9, 15, 17
 
-_KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str}
+_KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str, "start": str,
+          "jump": Integral, "repeats": Integral, "refine": Integral}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class Sampling:
             `palette_ms.diffusion.denoisers.ReusingUNet`. 1: every call is the whole network's.
         flips: 2 or 4: each call is the mean over as many mirror images, see
             `palette_ms.diffusion.denoisers.FlippedUNet`, and takes as many times as long. 1: off.
+        start: what a chain below the full strength starts from: "source", or "estimate", the answer ŷ₀ of a first call
+            from noise alone, which counts among the steps.
+        repeats: how often each `jump` levels are gone through, see `palette_ms.diffusion.rounds.resampled`; 1: once.
+            For ddpm and ddim.
+        jump: levels.
+        refine: how often noise is added to the result, and taken away by a call more each time, see
+            `palette_ms.diffusion.rounds.refined`. 0: off.
+        refine_noise: that noise's deviation over the signal's, σ/α.
 
     Raises:
         ValueError: a value that is not as above.
@@ -83,6 +94,11 @@ class Sampling:
     guidance: float = 1.0
     reuse: int = 1
     flips: int = 1
+    start: str = "source"
+    repeats: int = 1
+    jump: int = 2
+    refine: int = 0
+    refine_noise: float = 0.1
 
     def __post_init__(self):
         for field in fields(self):
@@ -112,11 +128,29 @@ class Sampling:
             raise ValueError(f"flips must be 1 (off), 2 or 4, not {self.flips}")
         if self.flips > 1 and self.reuse > 1:
             raise ValueError("reuse cannot be had with flips: a mirror image has other features")
+        if self.start not in STARTS:
+            raise ValueError(f"start must be {' or '.join(STARTS)}, not {self.start!r}")
+        if self.start == "estimate" and (self.strength == 1 or (self.steps or 2) < 2):
+            raise ValueError("start=estimate needs a strength below 1, to which the first call's answer is noised, and "
+                             "two steps or more")
+        if self.repeats < 1 or self.jump < 1 or self.refine < 0:
+            raise ValueError("repeats and jump must be from 1 on, and refine from 0 on, not "
+                             f"{self.repeats}, {self.jump} and {self.refine}")
+        if self.repeats > 1 and self.sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"repeats are for the samplers ddpm and ddim, whose steps look at one call, not "
+                             f"{self.sampler}")
+        if not 0 < self.refine_noise < math.inf:
+            raise ValueError(f"refine_noise must be above 0 and finite, not {self.refine_noise}")
+
+    @property
+    def starts_from_source(self):
+        """Whether the chain starts from the source, with noise, rather than from noise alone."""
+        return self.strength < 1 and self.start == "source"
 
     def below(self, strength: float) -> "Sampling":
         """The same with a start at a share of the chain, and that share of the steps, at least one."""
         steps = None if self.steps is None else max(1, round(strength * self.steps))
-        return replace(self, strength=strength, steps=steps)
+        return replace(self, strength=strength, steps=steps, start="source")
 
 
 class NoiseStream:
@@ -234,7 +268,8 @@ class Sampler:
         calls: what a solver makes of them.
         prediction: what the network says: "eps", "v" or "x0".
         times: (n,), what the network is told at each level, where it is not γ but the step it was trained with.
-        ends: (2, n), of a learned variance, see `palette_ms.diffusion.solvers.learned_ends`.
+        ends: (2, n), of a learned variance, see `palette_ms.diffusion.solvers.learned_ends`; 0 where a level's noise is
+            as its call says.
         dynamic_threshold, tolerance: see `Sampling`.
 
     Attributes:
@@ -394,8 +429,11 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     name = sampling.sampler or ("ddim" if diffusion.distilled else "ddpm")
     solver = SOLVERS[name]
     top = max(1, round(sampling.strength * len(gammas)))
-    levels = 1 + ((sampling.steps or top) - 1) // solver.calls_a_step
+    calls = (sampling.steps or top) - (sampling.start == "estimate")
+    levels = 1 + (calls - 1) // solver.calls_a_step
     if diffusion.distilled:
+        if sampling.refine or sampling.repeats > 1:
+            raise ValueError("this model was distilled to steps of its own: it cannot refine or repeat some")
         if (name != "ddim" or sampling.steps not in (None, len(diffusion.distilled)) or top < len(gammas)
                 or sampling.eta or sampling.spacing):
             raise ValueError(f"this model was distilled to {len(diffusion.distilled)} steps of the sampler ddim and "
@@ -412,6 +450,23 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
         options = {"ddpm": {"variance": diffusion.variance}, "ddim": {"eta": sampling.eta}}.get(name, {})
         calls = solver.calls(gammas[kept], **options)
     learned = name == "ddpm" and diffusion.variance == "learned_range"
-    return Sampler(chain, gammas[kept], calls, diffusion.prediction,
-                   kept if diffusion.time_input == "t" else None, learned_ends(gammas[kept]) if learned else None,
-                   sampling.dynamic_threshold, sampling.tolerance)
+    ends = learned_ends(gammas[kept]) if learned else None
+    levels = gammas[kept]
+    if sampling.repeats > 1:
+        if learned:
+            raise ValueError("repeats are not for a learned variance, whose noise the network decides")
+        levels, calls = resampled(levels, calls, sampling.jump, sampling.repeats)
+    before, after = [], []  # steps of the further calls
+    if sampling.start == "estimate":
+        before = [len(gammas) - 1]
+        levels, calls = from_estimate(gammas[-1], levels, calls)
+    if sampling.refine:
+        after = [round(strength_of(gammas, sampling.refine_noise) * len(gammas)) - 1]
+        levels, calls = refined(levels, calls, gammas[after[0]], sampling.refine)
+    if ends is not None:
+        ends = np.pad(ends, ((0, 0), (len(before), len(after))))
+        if after:
+            ends[:, -2] = 0  # the chain's last level is followed by the refinement's noise
+    times = np.array([*before, *kept, *after]) if diffusion.time_input == "t" else None
+    return Sampler(chain, levels, calls, diffusion.prediction, times, ends, sampling.dynamic_threshold,
+                   sampling.tolerance)

@@ -151,6 +151,14 @@ def place_steps(gammas: np.ndarray, num_steps: int, spacing: str = "uniform") ->
     return np.minimum(kept, last + 1 - num_steps + np.arange(num_steps))
 
 
+def strength_of(gammas: np.ndarray, noise: float) -> float:
+    """The share of a chain (see `palette_ms.diffusion.samplers.Sampling.strength`) whose noisiest step is the one
+    nearest, in log-SNR, to a noise of σ/α = `noise`. gammas: γ of the whole chain's steps (T,), the least noisy first.
+    """
+    ratios = np.log((1 - gammas) / np.maximum(gammas, 1e-300)) / 2
+    return (np.abs(ratios - np.log(noise)).argmin() + 1) / len(gammas)
+
+
 def draw_gammas(rng: np.random.Generator, count: int, betas: Optional[np.ndarray] = None) -> np.ndarray:
     """Noise levels to train at, independent draws.
 

@@ -378,7 +378,9 @@ def _file(cls):
 # What `Palette.restore` and the commands take for every task.
 _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
           "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
-          "class", "label", "device", "runtime", "precision", "import", "imports", "help"}
+          "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
+          "refine", "refine_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
+          "details", "weights"}
 
 
 def _check_name(cls, ask):
