@@ -30,7 +30,7 @@ from palette_ms.unet.layers import DROPOUT_MODULUS
 FORMS = Photo(), Photo()
 
 
-def test_five_adam_steps_give_the_ports_losses(both_modes):
+def test_five_adam_steps_give_the_ports_losses():  # in graph mode, as training always is
     with np.load(DATA / "palette_unet.npz") as arrays:
         unet = golden_unet()
         step = TrainStep(DiffusionLoss(unet), nn.Adam(unet.trainable_params(), Trapezoid(1e-4, 0)),
@@ -674,7 +674,7 @@ def test_tasks_begin_with_their_own_embedding_in_another_model_and_new_ones_with
                                atol=1e-6)
 
 
-@pytest.mark.parametrize("process, other", [("palette", "i2sb"), ("resshift", "palette"), ("i2sb", "resshift")])
+@pytest.mark.parametrize("process, other", [("palette", "i2sb"), ("resshift", "palette")])
 def test_a_process_begins_with_the_answers_of_another(photos, tmp_path, process, other):
     def trainer(process, **changed):
         base = tiny_config(photos, tmp_path / process, **changed)
