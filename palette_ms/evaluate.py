@@ -130,8 +130,9 @@ def check_sources(args):
         raise UserError("--ckpt needs --made FOLDER, for what is made, or --output")
     args.num_samples, args.seed = (default if value is None else value
                                    for value, default in ((args.num_samples, 1), (args.seed, 0)))
-    if args.num_samples < 1 or args.seed < 0:
-        raise UserError("--num-samples must be at least 1, --seed at least 0")
+    from palette_ms.pipeline import check_counts
+
+    check_counts(args.num_samples, args.seed, 0)
 
 
 def put_to_the_test(args):

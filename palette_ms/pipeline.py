@@ -253,7 +253,7 @@ class Palette:
             return results if several else results[0]
         place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
-        _check_counts(num_samples, seed, first_sample)
+        check_counts(num_samples, seed, first_sample)
         tiled = tile is not None
         if task.usage and not tiled:
             tile = task.usage.tile
@@ -351,7 +351,7 @@ class Palette:
 
     def _restore_by_prior(self, images, masks, task, sampler, steps, numbers, seed, detail=None, **options):
         """`restore` of a model that makes pictures from nothing, by guidance: see `palette_ms.priors.restore`."""
-        _check_counts(len(numbers), seed, numbers.start)
+        check_counts(len(numbers), seed, numbers.start)
         if detail is not None:
             raise UserError("detail is for models that were trained to restore")
         chosen = {name: options.pop(name) for name in SAMPLING & options.keys()}
@@ -524,7 +524,7 @@ class Palette:
         """
         if not self.makes_pictures:
             raise UserError(f"this model restores pictures ({', '.join(self.tasks)}) and needs one: use restore")
-        _check_counts(num_samples, seed, first_sample)
+        check_counts(num_samples, seed, first_sample)
         numbers = range(first_sample, first_sample + num_samples)
         height, width = size or (self.config.data.image_size,) * 2
         if height < 1 or width < 1 or height % self.chains.multiple or width % self.chains.multiple:
@@ -655,7 +655,8 @@ class Palette:
         return (label,) * len(numbers)
 
 
-def _check_counts(num_samples, seed, first_sample):
+def check_counts(num_samples, seed, first_sample):
+    """Raises UserError unless so many samples can be made, and by that seed."""
     if not all(isinstance(number, Integral) for number in (num_samples, seed, first_sample)):
         raise UserError("the number of samples, that of the first and the seed must be whole numbers, not "
                         f"{num_samples!r}, {first_sample!r} and {seed!r}")

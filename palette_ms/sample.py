@@ -131,8 +131,9 @@ def main():
     if one and args.input and (len(args.input) > 1 or args.input[0].is_dir()):
         raise UserError(f"--output {args.output} is the name of one picture: for several, name a folder")
 
-    from palette_ms.pipeline import Palette
+    from palette_ms.pipeline import Palette, check_counts
 
+    check_counts(args.num_samples, args.seed, args.first_sample)  # before each sample gets a name
     if args.max_memory is not None:
         os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
     runtime.max_memory()

@@ -546,7 +546,7 @@ def test_mistakes_on_the_command_line_end_with_status_2(checkpoint, pictures, tm
         "would be overwritten": {"--output": pictures},
         "does not know the task": {"--task": "denoising"},
         "device Ascend was asked for": {"--device": "Ascend"},
-        "steps must be from 1": {"--steps": 0},
+        "steps must be from 1": {"--steps": 0}, "at most 10000": {"--num-samples": 10**8},
     }.items():
         arguments = [text for pair in {**sample, **changed}.items() for text in pair]
         lines = complaint(palette_ms.sample, monkeypatch, capsys, *arguments)
