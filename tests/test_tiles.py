@@ -81,7 +81,7 @@ def everywhere(height, width):
 
 @pytest.mark.parametrize("height, width, tile, overlap, multiple", [
     (48, 80, 16, None, 2), (48, 48, 16, 0, 8), (40, 72, 32, 24, 8), (64, 8, 16, 4, 4), (18, 34, 16, 15, 1),
-    (192, 256, 64, 16, 8), (66, 66, 64, 5, 2), (16, 16, 16, None, 4), (8, 12, 16, None, 4)])
+    (192, 256, 64, 16, 8), (66, 66, 64, 5, 2), (16, 16, 16, None, 4), (24, 32, 8, None, 8), (8, 12, 16, None, 4)])
 def test_tiles_cover_the_picture_with_weights_that_sum_to_one(height, width, tile, overlap, multiple):
     tiled = TiledUNet(None, everywhere(height, width), multiple, tile, overlap)
     total = np.zeros((height, width))
@@ -93,7 +93,7 @@ def test_tiles_cover_the_picture_with_weights_that_sum_to_one(height, width, til
         spans = sorted({(place[axis].start, place[axis].stop) for place, _ in tiled.tiles})
         assert spans[0][0] == 0 and spans[-1][1] == side
         assert all(start % multiple == 0 for start, _ in spans)
-        least = tile // 4 if overlap is None else overlap
+        least = min(tile // 4, tile - multiple) if overlap is None else overlap
         assert all(end - start >= least for (_, end), (start, _) in zip(spans, spans[1:]))
         stride = (tile - least) // multiple * multiple
         assert len(spans) == 1 + np.ceil(max(0, side - tile) / stride)  # no more than needed

@@ -25,7 +25,7 @@ class TiledUNet:
             the same pixels in each.
         tile: side of a tile in pixels, a multiple of `multiple`.
         overlap: the least overlap of neighbouring tiles in pixels, from 0 to tile − `multiple`; None: a quarter of
-            the tile.
+            the tile, or what is left beside `multiple`.
         progress: called with the number of tiles that the network has answered for since the last report.
         together: tiles of all pictures that make a batch.
         whole: the last batch is made up to as many with tiles of it, whose answers are not used.
@@ -41,7 +41,7 @@ class TiledUNet:
         self.progress = progress
         self.together, self.whole = together, whole
         height, width = hole.shape[1:]
-        overlap = tile // 4 if overlap is None else overlap
+        overlap = min(tile // 4, tile - multiple) if overlap is None else overlap
         rows, columns = (spans(side, tile, overlap, multiple) for side in (height, width))
         places = [np.s_[..., row, column] for row in rows for column in columns]
         places = [place for place in places if (hole[place] > 0).any()]
