@@ -422,7 +422,8 @@ class Palette:
             else:
                 results.append(fill(passes, some, hole, np.repeat(self._as_targets(task, some), samples, 0), chain))
             groups.extend(group[:, None] * samples + np.arange(samples))
-        return _rows(_batch(results, np.concatenate), np.argsort(np.concatenate(groups)))
+        made = np.concatenate(results) if len(results) > 1 else results[0]
+        return _rows(made, np.argsort(np.concatenate(groups)))
 
     def _chain(self, task, sampling, numbers, samples, seed, stream, chains, number, pictures, hole, guess,
                known=None):
@@ -693,12 +694,9 @@ def _detailed(results, told, quality, numbers, size, seconds):
                    scores and tuple(scores), sure, seams and tuple(seams), seconds)
 
 
-def _batch(arrays, join=np.stack):
-    """Arrays put together; one alone without a copy of it, which a large picture would take too much memory for."""
-    arrays = list(arrays)
-    if len(arrays) > 1:
-        return join(arrays)
-    return arrays[0] if join is np.concatenate else arrays[0][None]
+def _batch(arrays):
+    """Arrays stacked; one alone without a copy of it, which a large picture would take too much memory for."""
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
 def _rows(array, places):
