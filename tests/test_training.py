@@ -693,6 +693,24 @@ def test_a_process_begins_with_the_answers_of_another(photos, tmp_path, process,
     np.testing.assert_allclose(one, other, atol=1e-5)  # of nothing but the source, beside noise
 
 
+def test_a_deeper_network_begins_with_the_answers_of_a_shallower_one(photos, tmp_path):
+    def trainer(name, blocks, **changed):
+        base = tiny_config(photos, tmp_path / name, **changed)
+        model = dataclasses.replace(base.model, num_res_blocks=blocks, channel_mults=(1, 2), attention_resolutions=(2,))
+        return loop.Trainer(dataclasses.replace(base, model=model))
+
+    first = trainer("a", 1)
+    for parameter in first.unet.get_parameters():
+        parameter.set_data(Tensor(0.1 * np.random.default_rng(0).standard_normal(parameter.shape, np.float32)))
+    first.save(tmp_path / "model.safetensors")
+    second = trainer("b", 3, init_from=str(tmp_path / "model.safetensors"))
+    x, gamma = Tensor(np.random.default_rng(1).standard_normal((1, 6, 16, 16), np.float32)), Tensor([0.3], ms.float32)
+    np.testing.assert_allclose(second.unet(x, gamma).asnumpy(), first.unet(x, gamma).asnumpy(), atol=2e-5)
+    with pytest.raises(UserError, match="another network"):
+        second.save(tmp_path / "deep.safetensors")
+        trainer("c", 2, init_from=str(tmp_path / "deep.safetensors"))
+
+
 def test_a_model_without_source_is_trained_and_makes_pictures(photos, tmp_path):
     from palette_ms import Palette
 

@@ -37,6 +37,7 @@ from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_nam
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
 from palette_ms.training.validation import Validation
+from palette_ms.unet.deepen import can_deepen, deepened
 from palette_ms.unet.lora import adapt
 from palette_ms.unet.lora_weights import merged
 
@@ -178,9 +179,10 @@ class Trainer:
 
     def _start_from(self, checkpoint):
         theirs = dataclasses.replace(checkpoint.config.model, num_classes=self.config.model.num_classes)
-        if theirs != self.config.model:
+        deepens = can_deepen(theirs, self.config.model)
+        if theirs != self.config.model and not deepens:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
-                            "describes; copy its model section")
+                            "describes; copy its model section (num_res_blocks alone may be more)")
         was, ours = checkpoint.config.diffusion, self.config.diffusion
         for name in ("from_source", "noise_input") + (() if ours.from_source else ("process",)):
             if getattr(was, name) != getattr(ours, name):
@@ -192,6 +194,10 @@ class Trainer:
         changed.update(self._embeddings(checkpoint.config, arrays))
         if was.process != ours.process:
             changed["conv_in.weight"] = bridged(arrays["conv_in.weight"], was.process, ours.process)
+        if deepens:
+            arrays = {name: array for name, array in {**arrays, **changed}.items() if array is not None}
+            made = deepened(arrays, theirs, self.config.model, unet_arrays(self.unet))
+            changed = {**dict.fromkeys(arrays), **made}
         checkpoint.fill(self.unet, group, changed)
         self.pictures_before = checkpoint.pictures
 
