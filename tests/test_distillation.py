@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from palette_ms import Palette
 from palette_ms.checkpoint import Checkpoint, save_checkpoint, unet_arrays
-from palette_ms.config import config_from_dict
+from palette_ms.config import config_from_dict, load_config
 from palette_ms.data.loader import TrainingBatches
 from palette_ms.diffusion.distillation import DistillationLoss
 from palette_ms.diffusion.schedule import make_beta_schedule, place_steps
@@ -299,6 +300,16 @@ def test_other_tasks_than_the_teachers_and_chains_of_their_own_are_refused(photo
     raw["tasks"][1]["test_schedule"] = {"num_steps": 20}
     with pytest.raises(UserError, match=r"tasks\[1\].test_schedule must be left out"):
         config_from_dict(raw, "test")
+
+
+def test_the_recipe_distils_what_the_recipe_before_it_trains(repository):
+    names = "quickstart", "quickstart_distill"
+    first, then = (load_config(repository / "configs" / f"{name}.yaml") for name in names)
+    assert Path(then.distillation.teacher) == Path(first.training.output, "model.safetensors")
+    assert then.model == first.model
+    for key in ("process", "prediction", "from_source", "noise_input", "test_schedule", "clip"):
+        assert getattr(then.diffusion, key) == getattr(first.diffusion, key)
+    assert [(task.name, task.options()) for task in then.tasks] == [(task.name, task.options()) for task in first.tasks]
 
 
 def test_a_distillation_without_its_teacher_is_told():

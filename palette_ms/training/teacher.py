@@ -25,7 +25,7 @@ def open_teacher(config):
                             "teacher's")
 
     agree("model section", theirs.model, ours.model)
-    for name in ("prediction", "from_source", "noise_input", "test_schedule", "clip", "time_input"):
+    for name in ("process", "prediction", "from_source", "noise_input", "test_schedule", "clip", "time_input"):
         agree(f"diffusion.{name}", getattr(theirs.diffusion, name), getattr(ours.diffusion, name))
     # How often a task is trained, and on which colours, is the student's own matter.
     agree("tasks (their names, order and options)", *([(task.name, task.test_schedule, task.options())

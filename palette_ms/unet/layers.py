@@ -4,7 +4,7 @@ import math
 from typing import Optional
 
 import numpy as np
-from mindspore import Parameter, Tensor, constexpr, nn, ops
+from mindspore import Parameter, Tensor, constexpr, mint, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms import runtime
@@ -252,6 +252,20 @@ def merge_blocks(x, height, width, count, size):
     return x
 
 
+class Convolution(nn.Conv2d):
+    """`nn.Conv2d` with its bias: on an NPU in one kernel."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.on_npu = runtime.device() == "Ascend"
+        self.pads = self.dilation[0] * (self.kernel_size[0] // 2)
+
+    def construct(self, x):
+        if self.on_npu:
+            return mint.nn.functional.conv2d(x, self.weight, self.bias, self.stride, self.pads, self.dilation)
+        return super().construct(x)
+
+
 def conv(in_channels, out_channels, kernel_size, stride=1, zero=False, dilation=1):
     """A convolution with bias that keeps the size (over the stride).
 
@@ -260,7 +274,7 @@ def conv(in_channels, out_channels, kernel_size, stride=1, zero=False, dilation=
         dilation: distance of the positions that the kernel sees.
     """
     padding = dilation * (kernel_size // 2)
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, "pad", padding, dilation, has_bias=True)
+    layer = Convolution(in_channels, out_channels, kernel_size, stride, "pad", padding, dilation, has_bias=True)
     if zero:
         layer.weight.set_data(ops.zeros_like(layer.weight))
         layer.bias.set_data(ops.zeros_like(layer.bias))

@@ -8,6 +8,7 @@ FOLDER comes from `python tests/ascend/stand_ins.py FOLDER`. Nothing is computed
 import argparse
 import atexit
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -126,8 +127,10 @@ def _train(config):
     from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
     from palette_ms.training.loop import Trainer
 
-    if config.training.init_from:
-        save_checkpoint(config.training.init_from, config, 1, 1, unet_arrays(build_unet(config.model)))
+    first = config.distillation.teacher if config.distillation else config.training.init_from
+    if first:
+        first_config = dataclasses.replace(config, distillation=None)
+        save_checkpoint(first, first_config, 1, 1, unet_arrays(build_unet(config.model)))
     trainer = Trainer(config)
     trainer.train_on(trainer.batches.batch(0))
 
