@@ -118,7 +118,7 @@ class TrainingConfig:
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     # Blocks of so many levels, from the finest, are computed again in the backward pass rather than kept in memory.
     recompute: int = 0
-    shard_optimizer: bool = False  # each rank keeps Adam's moments of its share of the weights
+    shard_optimizer: bool = False  # each rank keeps its share of Adam's moments and of gathered gradients
     jit_level: Optional[Literal["O0", "O1", "O2"]] = None  # of MindSpore's compiler; O2: of old configs
     seed: int = 0
     init_from: Optional[str] = None  # a checkpoint whose weights to start from

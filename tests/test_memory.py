@@ -64,6 +64,7 @@ def test_a_spread_optimizer_takes_its_share_of_the_moments(repository):
     config = paper(repository, "training.shard_optimizer=true")
     alone, eight = Memory(config), Memory(config, ranks=8)
     assert alone.kept["Adam's moments"] == 8 * eight.kept["Adam's moments"]
+    assert alone.kept["gathered gradients"] == pytest.approx(8 * eight.kept["gathered gradients"])
     assert eight.total(4) < alone.total(4)
 
 

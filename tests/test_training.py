@@ -23,7 +23,7 @@ from palette_ms.data.sources import Row
 from palette_ms.diffusion.cells import precondition
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.errors import Stopped, UserError
-from palette_ms.training import loop
+from palette_ms.training import buffers, loop
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.unet.layers import DROPOUT_MODULUS
 
@@ -258,6 +258,25 @@ def test_in_one_buffer_a_run_goes_on_from_a_state_of_the_other_form_to_the_same_
     last, same, before = (np.asarray(Image.open(tmp_path / path), int) for path in (
         "whole/samples/step_0000004.png", "joined/samples/step_0000004.png", "joined/samples/step_0000003.png"))
     assert 5 * np.abs(same - last).mean() < np.abs(before - last).mean()
+
+
+@pytest.mark.parametrize("joined, ranks", [(True, 1), (True, 3), (False, 3), (False, 1)])
+def test_buffers_hold_every_value_and_give_it_back(monkeypatch, joined, ranks):
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: joined)
+    monkeypatch.setattr(buffers, "_VALUES", 8)
+    shapes = [(2, 3), (1,), (4, 5), (), (2,)]
+    arrays = [np.random.default_rng(i).standard_normal(shape).astype(np.float32) for i, shape in enumerate(shapes)]
+    layout = buffers.Buffers([Parameter(Tensor(array), name=str(i)) for i, array in enumerate(arrays)], ranks)
+    joint = layout.join(tuple(map(Tensor, arrays)))
+    assert len(joint) == (3 if joined else 5)
+    if layout.flat:
+        assert all(buffer.size % ranks == 0 for buffer in joint)
+        for i, buffer in enumerate(joint):
+            np.testing.assert_array_equal(buffer.asnumpy(), layout.array(i, arrays))
+            for place, array in layout.arrays(i, buffer.asnumpy()).items():
+                np.testing.assert_array_equal(array, arrays[place])
+    for one, array in zip(layout.part(joint), arrays):
+        np.testing.assert_array_equal(one.asnumpy(), array)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,14 @@ import numpy as np
 from palette_ms import errors, runtime
 from palette_ms.checkpoint import unet_arrays
 from palette_ms.config import load_config
-from palette_ms.training import loop
+from palette_ms.training import buffers, loop
 
 
 def main(path, arrays, interrupted=None):
     config = load_config(path)
     runtime.setup("CPU", seed=config.training.seed)
+    # An optimizer is spread on cards, where gradients lie in flat buffers; here in several of them.
+    runtime.wants_few_kernels, buffers._VALUES = lambda: config.training.shard_optimizer, 1000
     trainer_of, losses = loop.Trainer, []
 
     def recording(config):
@@ -41,6 +43,7 @@ def main(path, arrays, interrupted=None):
     with suppress(errors.Stopped):
         loop.train(config, "auto")
     trainer = recording.trainer
+    trainer.step_cell.give_average()
     moments = sum(p.size for p in trainer.step_cell.get_parameters() if p.name.startswith("moment"))
     np.savez(f"{arrays}_{runtime.rank()}.npz", losses=losses, step=trainer.step, moments=moments,
              **{f"weights.{name}": value for name, value in unet_arrays(trainer.unet).items()},

@@ -33,7 +33,7 @@ from palette_ms.errors import NOT_FINITE, NOT_WRITTEN, Stopped, UserError
 from palette_ms.seeds import generator
 from palette_ms.training.log import TrainingLog
 from palette_ms.training.profiling import StepProfiler
-from palette_ms.training.sharding import ShardedOptimizer, own, whole, whole_name
+from palette_ms.training.sharding import ShardedOptimizer, names, own, whole
 from palette_ms.training.step import TrainStep, Trapezoid
 from palette_ms.training.teacher import open_teacher
 from palette_ms.training.validation import Validation
@@ -217,12 +217,10 @@ class Trainer:
     # The state
 
     def _optimizer_parameters(self):
-        """By the names they have in a training state, on any number of ranks."""
+        """What a training state holds of each step's state, beside the networks."""
         others = {id(p) for net in filter(None, (self.unet, self.ema, self.teacher)) for p in net.get_parameters()}
         others.update(map(id, (*self.step_cell.averages, *self.step_cell.gathered)))
-        found = {whole_name(p): p for p in self.step_cell.get_parameters() if id(p) not in others}
-        found.pop(None, None)
-        return found
+        return [p for p in self.step_cell.get_parameters() if id(p) not in others and names(self.optimizer, p)]
 
     def _nothing_gathered(self):
         """What a training state holds of the gradients of the calls that make a step: zeros, since steps are whole."""
@@ -231,8 +229,10 @@ class Trainer:
 
     def optimizer_arrays(self):
         """What a training state holds besides the networks, whole: all ranks must call it."""
-        arrays = {name: whole(self.optimizer, p) for name, p in self._optimizer_parameters().items()}
-        return {**arrays, **self._nothing_gathered()}
+        arrays = self._nothing_gathered()
+        for parameter in self._optimizer_parameters():
+            arrays.update(whole(self.optimizer, parameter))
+        return arrays
 
     def pictures_seen(self):
         """How many training pictures the model has seen, or None where those of its first weights are not known."""
@@ -268,7 +268,8 @@ class Trainer:
         """Go on from a training state. Raises UserError where it is none or of another network."""
         arrays, parameters = checkpoint.tensors("optimizer"), self._optimizer_parameters()
         # Between steps, what is gathered of gradients is zeros, whatever the accumulation was.
-        if {name for name in arrays if not name.startswith("gathered.")} != parameters.keys():
+        held = {name for parameter in parameters for name in names(self.optimizer, parameter)}
+        if {name for name in arrays if not name.startswith("gathered.")} != held:
             raise UserError(f"{checkpoint.path} cannot be resumed: it holds no optimizer state for this config; "
                             "to start from its weights, set training.init_from")
         if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
@@ -276,8 +277,8 @@ class Trainer:
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
         self.step_cell.take_average()
-        for name, parameter in parameters.items():
-            parameter.set_data(Tensor(own(self.optimizer, parameter, arrays[name])))
+        for parameter in parameters:
+            parameter.set_data(Tensor(own(self.optimizer, parameter, arrays)))
         self.step, self.best = checkpoint.step, checkpoint.run.get("best")
         self.pictures_before = 0
         self.pictures_before = None if checkpoint.pictures is None else checkpoint.pictures - self.pictures_seen()

@@ -15,9 +15,9 @@ class Memory:
     """Bytes that a training step needs on each card.
 
     Kept from step to step: weights, their average, Adam's moments and, with accumulation, the gradients gathered so
-    far. The backward pass needs besides the gradients, the weights once more at half precision, and the activations
-    (see `palette_ms.unet.cost`). When the weights are updated the activations are gone, and gradients lie beside
-    those that have been clipped.
+    far, of both a slice where they are spread over the ranks. The backward pass needs besides the gradients, the
+    weights once more at half precision, and the activations (see `palette_ms.unet.cost`). When the weights are updated
+    the activations are gone, and gradients lie beside those that have been clipped.
 
     How far it is off: parameters are exact. What a picture more added to the measured peak was 0.6 to 1.2 times the
     estimate on a CPU, without graphs, and 1.6 to 1.7 times where attention over many positions is nearly all there
@@ -51,7 +51,7 @@ class Memory:
             self.kept["Adam's moments"] = 2 * learned // ranks
             self.kept["slices of the weights"] = learned // ranks
         if training.accumulation > 1:
-            self.kept["gathered gradients"] = learned
+            self.kept["gathered gradients"] = learned // (ranks if training.shard_optimizer else 1)
         if config.distillation:
             self.kept["teacher"] = weights
         self.passing = {"gradients": self.gradients}

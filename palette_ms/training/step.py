@@ -2,11 +2,13 @@
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, mint, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from palette_ms import runtime
+from palette_ms.training.buffers import Buffers
+from palette_ms.training.sharding import Scatter, ShardedOptimizer
 
 # Loss scale in float16: doubled after so many good steps, halved after a step that overflowed.
 _FIRST_SCALE = 2.0**16
@@ -45,15 +47,15 @@ class Trapezoid(LearningRateSchedule):
 class TrainStep(nn.TrainOneStepCell):
     """Forward, backward, clipping by global norm, Adam and the moving average of the weights, in one graph.
 
-    Where the device wants few kernels, all gradients lie in one buffer from the backward pass to the optimizer, and the
-    moving average in another: see `take_average`. Else each weight has its own.
+    From the backward pass to the optimizer gradients lie in `Buffers`, as does the moving average: see `take_average`.
+    With a `ShardedOptimizer` each rank has its slices of the gradients alone.
 
     Args:
         loss: a cell whose output is the scalar loss, such as `DiffusionLoss`.
         optimizer: over the weights of the denoiser.
         ema_weights: Parameters in the order of the optimizer's: their moving average, updated in place with
-            decay min(ema_decay, (1 + t)/(10 + t)) at step t, so that the first values do not linger; where the device
-            wants few kernels, by `give_average`.
+            decay min(ema_decay, (1 + t)/(10 + t)) at step t, so that the first values do not linger; where it lies in
+            flat buffers, by `give_average`.
         ema_decay: in [0, 1).
         max_grad_norm: gradients are scaled down to this global L2 norm; 0: never.
         accumulation: calls of the cell that make one step; the gradients are averaged.
@@ -78,32 +80,37 @@ class TrainStep(nn.TrainOneStepCell):
         self.good_steps = Parameter(Tensor(0, mstype.int32), name="good_steps")
         self.updates = Parameter(Tensor(0, mstype.int32), name="updates")
         self.calls = Parameter(Tensor(0, mstype.int32), name="calls")
-        self.joins = runtime.wants_few_kernels()
-        self.sizes = [weight.size for weight in self.weights]
-        self.averages, buffers = self.ema_weights, self.weights
-        if self.joins:
-            self.averages = ParameterTuple([Parameter(Tensor(np.zeros(sum(self.sizes), np.float32)), name="average")])
-            buffers = self.averages
+        self.layout = Buffers(self.weights)
+        self.averages = self.ema_weights
+        if self.layout.flat:
+            self.averages = ParameterTuple([Parameter(Tensor(np.zeros(size, np.float32)), name=f"average{i}")
+                                            for i, size in enumerate(self.layout.sizes)])
             self.take_average()
-        self.gathered = buffers.clone("gathered", init="zeros") if accumulation > 1 else ()
+        self.of_grads, summed = self.layout, self.averages if self.layout.flat else self.weights
+        self.shards = isinstance(optimizer, ShardedOptimizer)
+        if self.shards:
+            self.of_grads, summed = optimizer.layout, optimizer.slices
+            self.scatter, self.sum = Scatter(optimizer.rank, optimizer.ranks), ops.AllReduce()
+        self.gathered = summed.clone("gathered", init="zeros") if accumulation > 1 else ()
         self.value_and_grad = ms.value_and_grad(self.scaled_loss, None, self.weights)
         self.map = ops.HyperMap()
         self.on_cpu = runtime.device() == "CPU"
-        if ranks > 1:
-            self.grad_reducer = nn.DistributedGradReducer(buffers, mean=True, degree=ranks)
+        if ranks > 1 and not self.shards:
+            self.grad_reducer = nn.DistributedGradReducer(summed, mean=True, degree=ranks)
 
     def take_average(self):
         """Begin from what `ema_weights` hold, once they were set."""
-        if self.joins:
-            joined = np.concatenate([weight.asnumpy().reshape(-1) for weight in self.ema_weights])
-            self.averages[0].set_data(Tensor(joined))
+        if self.layout.flat:
+            arrays = [weight.asnumpy() for weight in self.ema_weights]
+            for i, average in enumerate(self.averages):
+                average.set_data(Tensor(self.layout.array(i, arrays)))
 
     def give_average(self):
         """Set `ema_weights`, before they are looked at."""
-        if self.joins:
-            parts = np.split(self.averages[0].asnumpy(), np.cumsum(self.sizes)[:-1])
-            for weight, part in zip(self.ema_weights, parts):
-                ops.assign(weight, Tensor(part.reshape(weight.shape)))  # set_data is not seen by compiled graphs
+        if self.layout.flat:
+            for i, average in enumerate(self.averages):
+                for place, array in self.layout.arrays(i, average.asnumpy()).items():
+                    ops.assign(self.ema_weights[place], Tensor(array))  # set_data is not seen by compiled graphs
 
     def scaled_loss(self, *inputs):
         return self.network(*inputs) * (self.loss_scale / self.accumulation)
@@ -111,7 +118,9 @@ class TrainStep(nn.TrainOneStepCell):
     def construct(self, *inputs):
         loss, grads = self.value_and_grad(*inputs)
         scale = self.loss_scale.value()
-        grads = self.join(grads)
+        grads = self.of_grads.join(grads)
+        if self.shards:
+            grads = self.scatter(grads)
         loss = loss * (self.accumulation / scale)
         if self.accumulation == 1:
             norm, finite = self.step(grads, scale)
@@ -128,16 +137,21 @@ class TrainStep(nn.TrainOneStepCell):
         return loss, norm, finite
 
     def step(self, grads, scale):
-        grads = self.grad_reducer(grads)
+        if not self.shards:
+            grads = self.grad_reducer(grads)
         # One norm serves clipping and the check for overflow: it is finite just where all gradients are.
-        norm = ops.sqrt(ops.addn(self.map(ops.partial(_sum_of_squares, self.on_cpu), grads))) / scale
+        squares = ops.addn(self.map(ops.partial(_sum_of_squares, self.on_cpu), grads))
+        if self.shards:
+            squares = self.sum(squares.reshape((1,))).reshape(())
+        norm = ops.sqrt(squares) / scale
         finite = ops.isfinite(norm)
         # Before the branch: on Ascend, what is read in it and assigned after it does not compile.
         factor = 1 / scale
         if self.max_grad_norm > 0:
             factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), ops.ones_like(norm))
         if finite:
-            done = self.optimizer(self.part(self.map(ops.partial(_times, factor), grads)))
+            grads = self.map(ops.partial(_times, factor), grads)
+            done = self.optimizer(grads if self.shards else self.of_grads.part(grads))
             done = ops.depend(self.update_ema(), done)
             norm = ops.depend(norm, done)
         if self.loss_scaling:
@@ -147,17 +161,7 @@ class TrainStep(nn.TrainOneStepCell):
     def update_ema(self):
         updates = ops.cast(ops.assign_add(self.updates, 1), mstype.float32)
         share = ops.maximum(9 / (9 + updates), Tensor(1 - self.ema_decay, mstype.float32))
-        return self.map(ops.partial(_average, share), self.averages, self.join(self.weights))
-
-    def join(self, tensors):
-        """What the work between backward pass and optimizer is done on: one buffer of all, or each by itself."""
-        return (ops.concat(self.map(_flat, tensors)),) if self.joins else tensors
-
-    def part(self, tensors):
-        """The reverse of `join`."""
-        if not self.joins:
-            return tensors
-        return self.map(_shaped_as, self.weights, mint.split(tensors[0], self.sizes))
+        return self.map(ops.partial(_average, share), self.averages, self.layout.join(self.weights))
 
     def update_scale(self, finite, scale):
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
@@ -171,14 +175,6 @@ class TrainStep(nn.TrainOneStepCell):
 
 def _add(total, grad):
     return total + grad
-
-
-def _flat(tensor):
-    return tensor.reshape((-1,))
-
-
-def _shaped_as(weight, part):
-    return part.reshape(weight.shape)
 
 
 def _zero(total):
