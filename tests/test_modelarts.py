@@ -223,12 +223,46 @@ def test_where_the_platform_runs_the_boot_file_once_a_card_the_first_does_all(pl
     assert not (platform.folder / "note0").exists()
 
 
-@pytest.mark.parametrize("variables", [{"MA_RUN_METHOD": "torchrun"}, {"MS_ROLE": "MS_WORKER"}])
-def test_where_the_platform_starts_ranks_by_itself_it_is_told_not_to(platform, variables):
-    done = platform.boot("--data_url=obs://bucket/photos", **variables)
-    assert done.returncode == 2 and re.search("^error: the platform was told to start this file by (torchrun|msrun)",
-                                              done.stderr)
+def test_torchrun_is_refused(platform):
+    done = platform.boot("--data_url=obs://bucket/photos", MA_RUN_METHOD="torchrun")
+    assert done.returncode == 2 and done.stderr.startswith("error: the platform was told to start this file by torch")
     assert not (platform.folder / "note0").exists()
+
+
+def test_of_ranks_that_the_platform_starts_by_msrun_one_fetches_and_sends(platform, moxing, monkeypatch, tmp_path):
+    (platform.obs / "bucket" / "run").mkdir()
+    (platform.obs / "bucket" / "run" / "state_0000002.safetensors").write_text("state")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config=configs/quickstart.yaml", f"--work_dir={tmp_path / 'w'}",
+                                      "--data_url=obs://bucket/photos", "--train_url=obs://bucket/run"])
+    for name, value in (("MS_ROLE", "MS_WORKER"), ("MA_NUM_GPUS", "2"), ("RANK_TABLE_FILE", "table.json")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boot, "install_requirements", lambda: started.append("installed"))
+    monkeypatch.setattr(boot, "run", lambda *arguments: started.append(arguments) or 3)
+    started = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            boot.main()
+        assert ended.value.code == 3
+    assert started[0] == "installed"
+    (command, environ, _, logs, mirror), (same, _, _, _, none) = started[1:]
+    assert command == same and logs is None and none is None
+    assert command[1:3] == ["-m", "palette_ms.train"] and mirror.url == "obs://bucket/run"
+    photos, output = (next(word.partition("=")[2] for word in command if word.startswith(f"{key}="))
+                      for key in ("data.path", "training.output"))
+    assert os.listdir(photos) == ["one.png"] and os.listdir(output) == ["state_0000002.safetensors"]
+    assert environ["MS_ROLE"] == "MS_WORKER" and "RANK_TABLE_FILE" not in environ
+
+
+def test_a_rank_hands_on_sigterm_and_ends_with_its_trainings_status(tmp_path):
+    train = ("import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+             "pathlib.Path('ready').touch(); time.sleep(60)")
+    start = ("import os, sys; from pathlib import Path; from palette_ms.modelarts import boot; "
+             f"sys.exit(boot.run([sys.executable, '-c', {train!r}], dict(os.environ), Path('.'), None))")
+    rank = subprocess.Popen([sys.executable, "-c", start], cwd=tmp_path)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.05)
+    rank.send_signal(signal.SIGTERM)
+    assert rank.wait(30) == 143
 
 
 def test_the_status_of_msrun_is_the_jobs_and_results_are_sent_all_the_same(platform):

@@ -188,7 +188,12 @@ def msrun_command(cluster, logs, arguments, options=()):
 
 def worker_environment(environ):
     """The environment for msrun: this project and this Python first, without what msrun sets itself."""
-    kept = {name: value for name, value in environ.items() if name not in _SET_BY_MSRUN}
+    return rank_environment({name: value for name, value in environ.items() if name not in _SET_BY_MSRUN})
+
+
+def rank_environment(environ):
+    """The environment for a rank that msrun started."""
+    kept = {name: value for name, value in environ.items() if name != "RANK_TABLE_FILE"}
     kept.setdefault("HCCL_CONNECT_TIMEOUT", str(_MEETING_SECONDS))
     before = {"PYTHONPATH": str(CODE), "PATH": os.path.dirname(sys.executable)}
     return {**kept, **{name: os.pathsep.join(filter(None, (first, kept.get(name)))) for name, first in before.items()}}
@@ -218,10 +223,11 @@ def install_requirements():
 
 
 def run(command, environ, folder, logs, mirror=None):
-    """Run msrun to its end, sending new files up meanwhile.
+    """Run msrun, or a single rank, to its end, sending new files up meanwhile.
 
     Args:
-        command, environ, logs: see `palette_ms.launch.run`.
+        command, environ: see `palette_ms.launch.run`.
+        logs: see there; None: the command is that of a rank.
         folder: where it runs; MindSpore leaves files of its own there.
         mirror: `Mirror`, or None.
 
@@ -235,7 +241,10 @@ def run(command, environ, folder, logs, mirror=None):
             _send(mirror)
             due = time.monotonic() + SEND_SECONDS
 
-    status = launch.run(command, logs, send_now_and_then, env=environ, cwd=folder)
+    if logs is None:
+        status = _run_rank(command, send_now_and_then, env=environ, cwd=folder)
+    else:
+        status = launch.run(command, logs, send_now_and_then, env=environ, cwd=folder)
     previous = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to be stopped but the sending
     try:
         sent = _send(mirror)
@@ -247,6 +256,51 @@ def run(command, environ, folder, logs, mirror=None):
     finally:
         signal.signal(signal.SIGTERM, previous)
     return status or int(not sent)
+
+
+def _run_rank(command, meanwhile, **options):
+    """Run a rank to its end, handing on SIGTERM: its exit status."""
+    rank = subprocess.Popen(command, **options)
+    previous = signal.signal(signal.SIGTERM, lambda *_: rank.terminate())
+    try:
+        while rank.poll() is None:
+            meanwhile()
+            with suppress(subprocess.TimeoutExpired):
+                rank.wait(launch.TICK)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return rank.returncode if rank.returncode >= 0 else 128 - rank.returncode
+
+
+def prepare_once(work, prepare):
+    """On each machine the first of the ranks that msrun started prepares, and all go on with what it made.
+
+    Args:
+        work: folder of the machine, in which they find each other.
+        prepare: function without arguments → what JSON can hold. The other ranks wait for it; where it fails, msrun
+            ends them.
+
+    Returns: (what it made, whether it was this rank that did).
+
+    Raises:
+        UserError: after an hour it is not there.
+    """
+    msrun = os.getppid()
+    began = Path(f"/proc/{msrun}/stat").read_text().rpartition(")")[2].split()[19]  # numbers of processes come again
+    made = work / f"prepared_{msrun}_{began}.json"
+    try:
+        os.close(os.open(made.with_suffix(".lock"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        end = time.monotonic() + _MEETING_SECONDS
+        while not made.exists():
+            if time.monotonic() > end:
+                raise UserError("the first rank of this machine has not fetched the data within an hour") from None
+            time.sleep(launch.TICK)
+        return json.loads(made.read_text()), False
+    part = made.with_suffix(".part")
+    part.write_text(json.dumps(prepare()))
+    part.replace(made)
+    return json.loads(made.read_text()), True
 
 
 def _send(mirror):
@@ -263,43 +317,55 @@ def _send(mirror):
 
 def main():
     """The boot file. Ends with the training's exit status."""
-    method = os.environ.get("MA_RUN_METHOD") or ("msrun" if "MS_ROLE" in os.environ else None)
-    if method:
-        raise UserError(f"the platform was told to start this file by {method} (MA_RUN_METHOD): take that variable out "
-                        "of the job, since the boot file fetches the data first and starts msrun itself")
+    if os.environ.get("MA_RUN_METHOD") == "torchrun":
+        raise UserError("the platform was told to start this file by torchrun (MA_RUN_METHOD), by which MindSpore's "
+                        "ranks do not meet: take that variable out of the job, or make it msrun")
+    is_rank = "MS_ROLE" in os.environ  # MA_RUN_METHOD is msrun: the platform starts all ranks
     # Ascend-Powered-Engine runs the boot file once for each card; msrun sees to the cards itself.
-    if os.environ.get("ASCEND_DEVICE_ID", "0") != "0":
+    if not is_rank and os.environ.get("ASCEND_DEVICE_ID", "0") != "0":
         return
     named, overrides = parse(sys.argv[1:])
     cluster = read_cluster(os.environ)
     config = CODE / named.config  # an absolute path stays one
     if not config.is_file():
         raise UserError(f"no such config in the code folder: {named.config}")
-    install_requirements()
     work = (named.work_dir or _work_folder(os.environ)).absolute()
     work.mkdir(parents=True, exist_ok=True)
     _say(f"host {cluster.index} of {cluster.hosts} with {cluster.cards} cards, host 0 is {cluster.master}; "
          f"copies in {work}")
-    wait_for_name(cluster.master)
-    data = fetch(named.data_url, work / "data").absolute() if named.data_url else None
-    output = mirror = None
     logs = f"logs/host{cluster.index}_{time.strftime('%Y%m%d_%H%M%S')}"
+    output = mirror = None
     if named.train_url and is_remote(named.train_url):
         output = local_folder(work / "output", named.train_url)
         mirror = Mirror(output, named.train_url)
-        # Several hosts must start from one state, and what only one of them has cannot be it.
-        mirror.fetch(("state_*.safetensors", "log.jsonl"), exactly=cluster.hosts > 1)
-        if cluster.index:  # host 0 writes the results
-            mirror = Mirror(output / logs, f"{mirror.url}/{logs}")
     elif named.train_url:
         output = Path(named.train_url).absolute()
-    arguments = ["--config", str(config), "--resume", "auto", "--device", named.device,
-                 *place(overrides, data, output, work / "inputs")]
-    logs = (output or work) / logs
-    options = ["--bind_core=True"] if named.device == "Ascend" else []
-    command = msrun_command(cluster, logs, arguments, options)
+
+    def prepare():
+        """The training's arguments, with all that they name on this machine."""
+        install_requirements()
+        if not is_rank:
+            wait_for_name(cluster.master)
+        data = fetch(named.data_url, work / "data").absolute() if named.data_url else None
+        if mirror:
+            # Several hosts must start from one state, and what only one of them has cannot be it.
+            mirror.fetch(("state_*.safetensors", "log.jsonl"), exactly=cluster.hosts > 1)
+        return ["--config", str(config), "--resume", "auto", "--device", named.device,
+                *place(overrides, data, output, work / "inputs")]
+
+    if is_rank:  # whose output is the platform's matter
+        arguments, first = prepare_once(work, prepare)
+        command, environ = [sys.executable, "-m", "palette_ms.train", *arguments], rank_environment(os.environ)
+        logs, mirror = None, mirror if first and cluster.index == 0 else None
+    else:
+        arguments = prepare()
+        if mirror and cluster.index:  # host 0 writes the results
+            mirror = Mirror(output / logs, f"{mirror.url}/{logs}")
+        logs = (output or work) / logs
+        options = ["--bind_core=True"] if named.device == "Ascend" else []
+        command, environ = msrun_command(cluster, logs, arguments, options), worker_environment(os.environ)
     _say("starting: " + " ".join(command))
-    sys.exit(run(command, worker_environment(os.environ), work, logs, mirror))
+    sys.exit(run(command, environ, work, logs, mirror))
 
 
 def _work_folder(environ):
