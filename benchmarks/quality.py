@@ -41,9 +41,9 @@ KINDS = ("hole", "jpeg 10", "noise 25")
 PLAIN, ALL = "plain", "regions again, agreement, poisson"
 # By the model's default calls, unless they say others.
 ALONE = {
-    "refine=1": {"refine": 1},
-    "refine=4": {"refine": 4},
-    "refine=1, refine_noise=0.5": {"refine": 1, "refine_noise": 0.5},
+    "rounds=1": {"rounds": 1},
+    "rounds=4": {"rounds": 4},
+    "rounds=1, round_noise=0.5": {"rounds": 1, "round_noise": 0.5},
     "start=estimate, strength=0.5, 3 calls": {"start": "estimate", "strength": 0.5, "steps": 3},
     "ddim, 8 calls": {"sampler": "ddim", "steps": 8},
     "ddim, 8 calls, repeats=2": {"sampler": "ddim", "steps": 8, "repeats": 2},
@@ -187,7 +187,7 @@ def reliability(measured, path):
 def shown(picture, found, original):
     """Of the sheet: given, plain, refined, a sample, one whose doubtful regions were made again, all together, the
     original."""
-    names = PLAIN, "refine=4", *(way for way in found if way.startswith("one of")), ALL
+    names = PLAIN, "rounds=4", *(way for way in found if way.startswith("one of")), ALL
     return [picture, *(found[name][0] for name in names), original]
 
 

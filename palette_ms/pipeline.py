@@ -215,7 +215,7 @@ class Palette:
             details: whether a record comes back in place of each list of results.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
-                tolerance, guidance, reuse, flips, start, repeats, jump, refine, refine_noise: see
+                tolerance, guidance, reuse, flips, start, repeats, jump, rounds, round_noise: see
                 `palette_ms.diffusion.samplers.Sampling`; and best, score, mix, blend, resample, resample_regions,
                 confidence: see `palette_ms.quality.stage.Quality`.
 

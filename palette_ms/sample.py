@@ -31,7 +31,7 @@ from palette_ms.quality.stage import QUALITY, SCORES, Quality
 from palette_ms.tasks import check_asked, known_asks
 from palette_ms.tasks.imports import add_import
 
-FURTHER = "start", "repeats", "jump", "refine", "refine_noise"  # of the chain
+FURTHER = "start", "repeats", "jump", "rounds", "round_noise"  # of the chain
 BARELY_TRAINED = 20_000  # pictures; below, a new model leaves noise or blur: see palette_ms.training.loop.advice
 
 
@@ -79,10 +79,10 @@ def main():
     add("--repeats", type=int, default=1, metavar="N", help="for ddpm and ddim: go through each --jump levels N times "
                                                             "(RePaint)")
     add("--jump", type=int, default=Sampling.jump, metavar="N", help="for --repeats (default: %(default)s)")
-    add("--refine", type=int, default=0, metavar="N", help="add noise of a low level to the result and take it away, N "
+    add("--rounds", type=int, default=0, metavar="N", help="add noise of a low level to the result and take it away, N "
                                                            "times")
-    add("--refine-noise", type=float, default=Sampling.refine_noise, metavar="S",
-        help="for --refine: the noise's deviation over the signal's (default: %(default)s)")
+    add("--round-noise", type=float, default=Sampling.round_noise, metavar="S",
+        help="for --rounds: the noise's deviation over the signal's (default: %(default)s)")
     add = parser.add_argument_group("after the chain", "what each brings: docs/quality.md").add_argument
     add("--best", type=int, metavar="K", help="of --num-samples, keep the K with the highest --score")
     add("--score", choices=(*SCORES, *LPIPS), default="denoising",

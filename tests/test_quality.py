@@ -84,7 +84,7 @@ GAMMAS = make_gamma_schedule(**vars(SCHEDULE))
 
 @pytest.mark.parametrize("options, calls, last_gamma", [
     ({"steps": 5}, 5, GAMMAS[0]),
-    ({"steps": 5, "refine": 3, "refine_noise": 0.2}, 8, 1 / (1 + 0.2**2)),
+    ({"steps": 5, "rounds": 3, "round_noise": 0.2}, 8, 1 / (1 + 0.2**2)),
     ({"steps": 5, "start": "estimate", "strength": 0.5}, 5, GAMMAS[0]),
     ({"steps": 6, "sampler": "ddim", "repeats": 3, "jump": 2}, 5 * 3 + 1, GAMMAS[0]),
 ])
@@ -107,7 +107,7 @@ def test_a_sampler_makes_the_calls_that_are_asked_for(options, calls, last_gamma
 def test_a_learned_variance_does_not_scale_the_noise_of_a_refinement():
     """The network answers with the least variance there is: with noise alone, the last but one call decides."""
     diffusion = DiffusionConfig(prediction="x0", clip=False, variance="learned_range", test_schedule=SCHEDULE)
-    sampling = Sampling(sampler="ddpm", steps=4, refine=1, refine_noise=0.5, start="estimate", strength=0.5)
+    sampling = Sampling(sampler="ddpm", steps=4, rounds=1, round_noise=0.5, start="estimate", strength=0.5)
     seen = []
 
     def denoiser(x, gamma):
@@ -127,8 +127,8 @@ def test_the_strength_of_a_noise_is_where_the_chain_has_it(noise):
 
 
 @pytest.mark.parametrize("options", [
-    {"start": "nowhere"}, {"start": "estimate"}, {"start": "estimate", "strength": 0.5, "steps": 1}, {"refine": -1},
-    {"repeats": 0}, {"jump": 0}, {"repeats": 2, "sampler": "unipc"}, {"refine_noise": 0.0}, {"refine": 1.5},
+    {"start": "nowhere"}, {"start": "estimate"}, {"start": "estimate", "strength": 0.5, "steps": 1}, {"rounds": -1},
+    {"repeats": 0}, {"jump": 0}, {"repeats": 2, "sampler": "unipc"}, {"round_noise": 0.0}, {"rounds": 1.5},
 ])
 def test_what_a_chain_cannot_add_is_told(options):
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -389,7 +389,7 @@ def test_regions_are_made_again_where_the_samples_are_apart(palette, monkeypatch
 
 
 def test_mindspore_makes_the_same(checkpoint, palette):
-    options = {**ALL, "mix": "mean", "resample_regions": 1, "confidence": True, "details": True, "refine": 1}
+    options = {**ALL, "mix": "mean", "resample_regions": 1, "confidence": True, "details": True, "rounds": 1}
     made = [one.restore(PICTURE, "inpainting", MASK, **options)
             for one in (palette, Palette.load(checkpoint, "cpu", "mindspore"))]
     assert np.abs(of(made[0].samples).astype(int) - of(made[1].samples)).max() <= 1
@@ -433,7 +433,7 @@ def test_the_command_writes_the_best_and_its_confidence(checkpoint, tmp_path, mo
     arguments = ["sample", "--ckpt", str(checkpoint), "--input", str(tmp_path / "a.png"), "--output",
                  str(tmp_path / "out"), "--mask", str(tmp_path / "m.png"), "--device", "cpu", "--steps", "2",
                  "--sampler", "ddim", "--num-samples", "3", "--best", "1", "--confidence", "--blend", "poisson",
-                 "--refine", "1"]
+                 "--rounds", "1"]
     for _ in range(2):  # the second time, both are known as its own
         monkeypatch.setattr(sys, "argv", arguments)
         palette_ms.sample.main()

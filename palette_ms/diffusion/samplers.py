@@ -33,7 +33,7 @@ _REPORTS = 20  # of progress, in a chain
 TIME, A, B, NEXT, BASE, ENDS, LIMIT = 0, 1, 2, 3, 9, 15, 17
 
 _KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str, "start": str,
-          "jump": Integral, "repeats": Integral, "refine": Integral}
+          "jump": Integral, "repeats": Integral, "rounds": Integral}
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Sampling:
         repeats: how often each `jump` levels are gone through, see `palette_ms.diffusion.rounds.resampled`; 1: once.
             For ddpm and ddim.
         jump: levels.
-        refine: how often noise is added to the result, and taken away by a call more each time, see
+        rounds: how often noise is added to the result, and taken away by a call more each time, see
             `palette_ms.diffusion.rounds.refined`. 0: off.
-        refine_noise: that noise's deviation over the signal's, σ/α.
+        round_noise: that noise's deviation over the signal's, σ/α.
 
     Raises:
         ValueError: a value that is not as above.
@@ -97,8 +97,8 @@ class Sampling:
     start: str = "source"
     repeats: int = 1
     jump: int = 2
-    refine: int = 0
-    refine_noise: float = 0.1
+    rounds: int = 0
+    round_noise: float = 0.1
 
     def __post_init__(self):
         for field in fields(self):
@@ -133,14 +133,14 @@ class Sampling:
         if self.start == "estimate" and (self.strength == 1 or (self.steps or 2) < 2):
             raise ValueError("start=estimate needs a strength below 1, to which the first call's answer is noised, and "
                              "two steps or more")
-        if self.repeats < 1 or self.jump < 1 or self.refine < 0:
-            raise ValueError("repeats and jump must be from 1 on, and refine from 0 on, not "
-                             f"{self.repeats}, {self.jump} and {self.refine}")
+        if self.repeats < 1 or self.jump < 1 or self.rounds < 0:
+            raise ValueError("repeats and jump must be from 1 on, and rounds from 0 on, not "
+                             f"{self.repeats}, {self.jump} and {self.rounds}")
         if self.repeats > 1 and self.sampler not in ("ddpm", "ddim"):
             raise ValueError(f"repeats are for the samplers ddpm and ddim, whose steps look at one call, not "
                              f"{self.sampler}")
-        if not 0 < self.refine_noise < math.inf:
-            raise ValueError(f"refine_noise must be above 0 and finite, not {self.refine_noise}")
+        if not 0 < self.round_noise < math.inf:
+            raise ValueError(f"round_noise must be above 0 and finite, not {self.round_noise}")
 
     @property
     def starts_from_source(self):
@@ -432,7 +432,7 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     calls = (sampling.steps or top) - (sampling.start == "estimate")
     levels = 1 + (calls - 1) // solver.calls_a_step
     if diffusion.distilled:
-        if sampling.refine or sampling.repeats > 1:
+        if sampling.rounds or sampling.repeats > 1:
             raise ValueError("this model was distilled to steps of its own: it cannot refine or repeat some")
         if (name != "ddim" or sampling.steps not in (None, len(diffusion.distilled)) or top < len(gammas)
                 or sampling.eta or sampling.spacing):
@@ -460,9 +460,9 @@ def create_sampler(chain, diffusion, sampling, schedule=None, searched=None):
     if sampling.start == "estimate":
         before = [len(gammas) - 1]
         levels, calls = from_estimate(gammas[-1], levels, calls)
-    if sampling.refine:
-        after = [round(strength_of(gammas, sampling.refine_noise) * len(gammas)) - 1]
-        levels, calls = refined(levels, calls, gammas[after[0]], sampling.refine)
+    if sampling.rounds:
+        after = [round(strength_of(gammas, sampling.round_noise) * len(gammas)) - 1]
+        levels, calls = refined(levels, calls, gammas[after[0]], sampling.rounds)
     if ends is not None:
         ends = np.pad(ends, ((0, 0), (len(before), len(after))))
         if after:

@@ -379,7 +379,7 @@ def _file(cls):
 _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
           "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
           "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
-          "refine", "refine_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
+          "rounds", "round_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
           "details", "weights"}
 
 
