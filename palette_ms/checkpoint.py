@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file with weights, their moving average and the full config.
 
-Tensors are named `weights.*`, `ema.*` and, in a training state, `optimizer.*`. The metadata holds `format`
+Tensors are named `weights.*`, `ema.*`, `refiner.*` where the model has a refining network, and, in a training state,
+`optimizer.*`. The metadata holds `format`
 (palette_ms), `config` (JSON), `sha256` of the whole file with zeros in its own place, and what is known of `step`,
 `pictures` (training pictures the model has seen), `source` (which file of another program it was converted from) and
 `run` (JSON: what a training state's run has besides its config, see `palette_ms.training.loop`).
@@ -80,7 +81,7 @@ def unet_arrays(unet):
 
 
 def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=None, optimizer=None, source=None,
-                    run=None):
+                    run=None, refiner=None):
     """Write a checkpoint to a temporary name, flush it to the disk, then rename it: whatever comes between, a file of
     that name stays as it was.
 
@@ -89,14 +90,14 @@ def save_checkpoint(path, config, step=None, pictures=None, weights=None, ema=No
         config: `Config`.
         step: training steps done, or None: not known.
         pictures: training pictures seen, or None: not known.
-        weights, ema, optimizer: dicts of arrays by name, or None.
+        weights, ema, optimizer, refiner: dicts of arrays by name, or None.
         source: where the weights came from, a text for the user, or None: trained here.
         run: of a training state, what its run has besides the config: a dict for JSON, or None.
 
     Raises:
         UserError: it cannot be written, such as for want of space, which is looked for first.
     """
-    groups = {"weights": weights, "ema": ema, "optimizer": optimizer}
+    groups = {"weights": weights, "ema": ema, "optimizer": optimizer, "refiner": refiner}
     # order="C": safetensors writes the buffer as it lies in memory
     tensors = {f"{group}.{name}": np.asarray(value, order="C")
                for group, values in groups.items() for name, value in (values or {}).items()}
@@ -226,7 +227,7 @@ class Checkpoint:
         self.config = config_from_dict(config, str(path))
 
     def tensors(self, group: str) -> Dict[str, np.ndarray]:
-        """The arrays of a group ("weights", "ema", "optimizer") by name; empty where the file has none."""
+        """The arrays of a group ("weights", "ema", "optimizer", "refiner") by name; empty where the file has none."""
         prefix = f"{group}."
         if self._arrays is not None:
             return {name[len(prefix):]: array for name, array in self._arrays.items() if name.startswith(prefix)}

@@ -32,7 +32,7 @@ _UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.
 _YAML_BYTES, _YAML_NODES = 2**24, 10**6
 _LARGEST = 2**63  # of whole numbers
 _PATHS = {"data": ("path", "validation"), "training": ("output", "init_from"), "validation": ("weights",),
-          "distillation": ("teacher",)}
+          "distillation": ("teacher",), "refiner": ("of",)}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 # Keys of the section model that are now the process's: YAMLs and checkpoints of before still have them there.
 _MOVED_TO_DIFFUSION = ("from_source", "noise_input")
@@ -154,6 +154,21 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
+class RefinerConfig:
+    """A network of its own that sharpens what a model makes, see `palette_ms.training.refiner`. In a training's config
+    the sections model, diffusion and tasks are that model's, and are left out."""
+
+    of: str  # the model's checkpoint, or "photo"
+    # The refiner's network. It sees what was made, its source, and where it was made: its channels follow from these.
+    network: ModelConfig = ModelConfig(base_channels=32, channel_mults=(1, 2), num_res_blocks=1,
+                                       attention_resolutions=(), norm_groups=8, patch_size=2, attention="none")
+    pairs: int = 4000  # that the model makes, and training.output/pairs keeps
+    adversarial: float = 0.01  # what the discriminator's judgement counts beside the mean absolute error; 0: nothing
+    judge_channels: int = 32  # the discriminator's width
+    judge_rate: float = 2e-4  # its learning rate
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it: the YAML's sections, as a checkpoint carries them too."""
 
@@ -164,6 +179,7 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     distillation: Optional[DistillationConfig] = None  # None: training from pictures alone
+    refiner: Optional[RefinerConfig] = None  # of a model that carries one, and of its training
 
     def place(self, task: str) -> int:
         """Where the first task of a name stands in `tasks`. Raises UserError: there is none."""
@@ -290,6 +306,11 @@ def config_from_dict(raw, where):
     given = raw.get("model", {})
     channels = {name: number for name, number in _network_channels(config).items() if name not in given}
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **channels))
+    if config.refiner:
+        made = config.data.channels.target
+        network = dataclasses.replace(config.refiner.network, out_channels=made, num_classes=None,
+                                      in_channels=made + config.data.channels.source + 1)
+        config = dataclasses.replace(config, refiner=dataclasses.replace(config.refiner, network=network))
     _check_ranges(config, where)
     return config
 
@@ -453,6 +474,12 @@ def _check_ranges(config, where):
                           ("training", "seed"), ("validation", "every")):
         if getattr(getattr(config, section), name) < 0:
             raise UserError(f"{where}: {section}.{name} must not be negative")
+    if config.refiner:
+        for name in ("pairs", "judge_channels", "judge_rate"):
+            if getattr(config.refiner, name) <= 0:
+                raise UserError(f"{where}: refiner.{name} must be above 0")
+        if config.refiner.adversarial < 0:
+            raise UserError(f"{where}: refiner.adversarial must not be negative")
     if not config.validation.metrics:
         raise UserError(f"{where}: validation.metrics needs at least one metric")
     if not 0 <= config.training.recompute <= len(config.model.channel_mults):

@@ -26,12 +26,14 @@ from palette_ms.diffusion.usage import Usage
 from palette_ms.errors import UserError
 from palette_ms.holes import around, fill, inside, whole_pass
 from palette_ms.priors.restorations import calls
+from palette_ms.quality.refiner import Refiner
 from palette_ms.quality.stage import QUALITY, Details, Quality, Stage
 from palette_ms.runtime import max_memory, setup, setup_sampling
 from palette_ms.searched import load_steps
 from palette_ms.seeds import generator
 from palette_ms.tasks import check_asked
 from palette_ms.tasks.task import Request
+from palette_ms.unet.plan import multiple
 
 if TYPE_CHECKING:
     from palette_ms.diffusion.cells import WholeChain
@@ -83,6 +85,7 @@ class Palette:
         self.forms = forms(config.data)
         self.chains = Chains(lambda: self.unet, config, searched or {})
         self._prior = None
+        self._build_refiner: Optional[Callable[[], Refiner]] = None
 
     @classmethod
     def load(cls, path: Union[str, "PathLike[str]"], device: str = "auto", runtime: str = "auto",
@@ -141,6 +144,9 @@ class Palette:
             around = around_network(config.diffusion, config.model.out_channels)
             palette.chains.network = Network(config.model, checkpoint.weights(shapes(config.model)), runtime, precision,
                                              around)
+        if config.refiner:
+            check_model(config.refiner.network, checkpoint.path, checkpoint.path.stat().st_size)
+            palette._build_refiner = functools.partial(_build_refiner, checkpoint, runtime)
         return palette
 
     @functools.cached_property
@@ -152,6 +158,11 @@ class Palette:
         from palette_ms.diffusion.cells import precondition
 
         return precondition(self.network, self.config.diffusion)
+
+    @functools.cached_property
+    def refiner(self):
+        """`palette_ms.quality.refiner.Refiner`, or None: the model carries none."""
+        return self._build_refiner and self._build_refiner()
 
     @property
     def tasks(self) -> Tuple[str, ...]:
@@ -217,7 +228,7 @@ class Palette:
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
                 tolerance, guidance, reuse, flips, start, repeats, jump, rounds, round_noise: see
                 `palette_ms.diffusion.samplers.Sampling`; and best, score, mix, blend, resample, resample_regions,
-                confidence: see `palette_ms.quality.stage.Quality`.
+                refine, confidence: see `palette_ms.quality.stage.Quality`.
 
         Returns: list of `num_samples` results, or of those that `best` and `mix` make of them, as the target's form
             makes them, PIL images of a model of photos, of the size that the task makes of the picture's; with
@@ -289,7 +300,7 @@ class Palette:
         if details or quality != Quality():
             how = task, labels, sampling, numbers, seed, tile, overlap
             stage = Stage(run, functools.partial(self._rerun, *how, tiled, holes), functools.partial(self._again, *how),
-                          quality, holes)
+                          functools.partial(self._refine, task, seed), quality, holes)
         made = task.restore(_batch([source.to_float(picture) for picture in pictures]), asked[0], stage or run)
         results = [[] for _ in pictures]
         _check_finite(made)
@@ -317,6 +328,9 @@ class Palette:
             quality.check(samples)
         except ValueError as error:
             raise UserError(str(error)) from None
+        if quality.refine and not self._build_refiner:
+            raise UserError("this model carries no refining network: python -m palette_ms.train --config "
+                            "refiner_small refiner.of=MODEL trains one")
         channels = self.config.data.channels
         if quality.again and (self.config.diffusion.distilled or channels.source != channels.target):
             raise UserError("resample_regions and the score denoising begin chains with what was made, and this model "
@@ -348,6 +362,11 @@ class Palette:
         result[view] = self._run(task, chains, [holes], sampling, numbers, seed, sources[view], stream=key,
                                  begun=(made[view], guess[view]))
         return result
+
+    def _refine(self, task, seed, sources, made, hole):
+        """Results of a picture refined, see `palette_ms.quality.stage.Stage`."""
+        cond = task.checked_source(sources[0], hole, generator(seed, "source"))
+        return self.refiner(made, np.broadcast_to(cond, (len(made), *cond.shape)), hole)
 
     def _restore_by_prior(self, images, masks, task, sampler, steps, numbers, seed, detail=None, **options):
         """`restore` of a model that makes pictures from nothing, by guidance: see `palette_ms.priors.restore`."""
@@ -654,6 +673,21 @@ class Palette:
         if not 0 <= label < classes:
             raise UserError(f"there is no class {label}: this model knows 0 to {classes - 1}")
         return (label,) * len(numbers)
+
+
+def _build_refiner(checkpoint, runtime):
+    """A checkpoint's `Refiner`. runtime: as of `Palette.load`, but not "auto"."""
+    network = checkpoint.config.refiner.network
+    if runtime == "mindspore":
+        from palette_ms.checkpoint import build_unet
+
+        unet = build_unet(network, checkpoint.path)
+        checkpoint.fill(unet, "refiner")
+        return Refiner(unet.set_train(False), multiple(network))
+    from palette_ms.unet.onnx import shapes
+    from palette_ms.unet.runtimes import Network
+
+    return Refiner(Network(network, checkpoint.weights(shapes(network), "refiner"), runtime), multiple(network))
 
 
 def check_counts(num_samples, seed, first_sample):

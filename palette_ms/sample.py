@@ -95,6 +95,7 @@ def main():
     add("--resample", type=int, default=0, metavar="N", help="make what has a bad seam again, up to N times")
     add("--resample-regions", type=int, default=0, metavar="N",
         help="make the regions again, N times, where the samples are far apart")
+    add("--refine", action="store_true", help="let the refining network that the checkpoint carries sharpen the result")
     add("--confidence", action="store_true",
         help="write NAME_confidence beside each result: white where the samples agree, and so are likely right")
     parser.add_argument("--tile", type=int, help="restore in tiles of so many pixels a side (default: the whole "

@@ -21,9 +21,10 @@ def main():
     runtime.check_launcher()
     config = load_config(args.config, args.overrides)
     runtime.setup(args.device, seed=config.training.seed, repeatable=True)
+    from palette_ms.pipeline import Palette
     from palette_ms.training.loop import train
 
-    print(train(config, args.resume))
+    print(train(config, args.resume, Palette.load))
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def _write(checkpoint, config, path):
     """The checkpoint with another config; a training state stays one."""
     from palette_ms.checkpoint import save_checkpoint
 
-    groups = {group: checkpoint.tensors(group) for group in ("weights", "ema", "optimizer")}
+    groups = {group: checkpoint.tensors(group) for group in ("weights", "ema", "optimizer", "refiner")}
     save_checkpoint(path, config, checkpoint.step, checkpoint.pictures, source=checkpoint.source,
                     run=checkpoint.run or None,
                     **{group: arrays for group, arrays in groups.items() if arrays})

@@ -16,9 +16,9 @@ BELOW = {
     "data": {"diffusion", "runtime", "unet"},
     "priors": {"data", "diffusion", "runtime", "tasks"},
     "evaluation": {"data", "diffusion", "runtime", "tasks", "torch_weights", "unet"},
-    "quality": {"evaluation", "tasks"},
+    "quality": {"diffusion", "evaluation", "tasks"},
     "text": {"data", "torch_weights"},
-    "training": {"checkpoint", "config", "data", "diffusion", "evaluation", "runtime", "tasks", "unet"},
+    "training": {"checkpoint", "config", "data", "diffusion", "evaluation", "runtime", "searched", "tasks", "unet"},
 }
 
 

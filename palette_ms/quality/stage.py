@@ -33,6 +33,8 @@ class Quality:
         blend: see `palette_ms.quality.blend.blend`.
         resample: how many times a sample whose seam is bad is made again, with other noise.
         resample_regions: how many times the regions are made again where several samples are far apart.
+        refine: the model's refining network, of those that carry one, adds what it learned to the result, see
+            `palette_ms.training.refiner`.
         confidence: the record has a map of it, which takes two samples or more.
 
     Raises:
@@ -45,6 +47,7 @@ class Quality:
     blend: str = "none"
     resample: int = 0
     resample_regions: int = 0
+    refine: bool = False
     confidence: bool = False
 
     def __post_init__(self):
@@ -57,6 +60,8 @@ class Quality:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < least):
                 raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}")
+        if not isinstance(self.refine, bool):
+            raise ValueError(f"refine must be true or false, not {self.refine!r}: how many rounds of noise is rounds")
         if self.best is not None and self.mix:
             raise ValueError("best and mix cannot be had together: one keeps samples, the other makes one of all")
         if self.mix == "score" and callable(self.score):
@@ -123,6 +128,7 @@ class Stage:
         again: function of sources (S, C, h, w) of a picture's samples, these (S, C', h, w), a guess alike, hole (1, h,
             w), noise σ/α, calls, whether all have the same noise, and a number that tells its noise → the samples,
             with the hole made again from the guess with that noise.
+        refine: function of sources (N, C, h, w), results of the same (S, C', h, w) and their hole → them, refined.
         quality: `Quality`.
         holes: of each chain (P, 1, h, w).
 
@@ -130,8 +136,8 @@ class Stage:
         made: of each picture `Made`, after the first chain.
     """
 
-    def __init__(self, run, rerun, again, quality, holes):
-        self.run, self.rerun, self.again = run, rerun, again
+    def __init__(self, run, rerun, again, refine, quality, holes):
+        self.run, self.rerun, self.again, self.refine = run, rerun, again, refine
         self.quality, self.holes = quality, holes
         self.made = None
 
@@ -173,6 +179,8 @@ class Stage:
                 sure = np.where(one[0] > 0, sure, np.float32(1))
             if quality.mix:
                 group = blend(mix(group, quality.mix, scores), one, quality.blend)[None]
+            if quality.refine:
+                group = self.refine(source, group, one)
             seams = [seam(y, one) for y in group]
             results.append(group)
             told.append(Made(scores, sure, None if seams[0] is None else seams))

@@ -115,8 +115,8 @@ class Trainer:
         if config.distillation:
             self.teacher = checkpoint.load_unet()
             self.pictures_before = checkpoint.pictures
-            _freeze(self.teacher, "teacher")
-        _freeze(self.ema, "ema")
+            freeze(self.teacher, "teacher")
+        freeze(self.ema, "ema")
         for name, parameter in self.ema.parameters_and_names():
             parameter.set_data(dict(self.unet.parameters_and_names())[name].value())
         if training.precision != "float32":
@@ -128,7 +128,7 @@ class Trainer:
                                     diffusion.prediction, diffusion.clip)
         else:
             loss = create_loss(precondition(self.unet, diffusion), diffusion, runtime.ranks())
-        _name(self.unet, "unet")  # whatever is around it: training states have Adam's moments by these names
+        name_after(self.unet, "unet")  # whatever is around it: training states have Adam's moments by these names
         self.optimizer = self._create_optimizer()
         averages = dict(self.ema.parameters_and_names())
         averages = [averages[name] for name, weight in self.unet.parameters_and_names() if weight.requires_grad]
@@ -153,7 +153,7 @@ class Trainer:
                 diffusion = dataclasses.replace(diffusion, loss="l2")
             cell = create_loss(precondition(self.ema, diffusion), diffusion)
         gammas = make_gamma_schedule(**vars(diffusion.train_schedule))
-        _name(self.ema, "ema")  # a Cell around it names its parameters anew
+        name_after(self.ema, "ema")  # a Cell around it names its parameters anew
 
         def loss(samples, noise, gamma):
             y_0, cond, mask = self._stacked(samples)
@@ -285,6 +285,10 @@ class Trainer:
 
     # The run
 
+    def further_numbers(self):
+        """What else the log is to have, by name, since it was last asked."""
+        return {}
+
     def train_on(self, batch):
         """One call of the compiled step on a `palette_ms.data.loader.Batch`; returns what `TrainStep` does."""
         return self.step_cell(*(array if array is None else Tensor(array) for array in batch))
@@ -341,7 +345,8 @@ class Trainer:
                 diverged = skipped_in_a_row == training.max_skipped
                 done = done or diverged
                 if done or logs:
-                    log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped))
+                    log.record(self.step, loss=_mean(losses), grad_norm=_mean(norms), skipped=int(skipped),
+                               **self.further_numbers())
                     losses, norms, skipped = [], [], 0
                     complaint = self.batches.pictures.complaint()
                     if complaint:
@@ -489,15 +494,15 @@ class _Votes:
         return np.array(counts)
 
 
-def _freeze(network, prefix):
+def freeze(network, prefix):
     """Nothing is learned, and the parameters' names leave room for another network's in one graph."""
-    _name(network, prefix)
+    name_after(network, prefix)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
     network.set_train(False)
 
 
-def _name(network, prefix):
+def name_after(network, prefix):
     for name, parameter in network.parameters_and_names():
         parameter.name = f"{prefix}.{name}"
 
@@ -687,12 +692,13 @@ def _in_words(channels):
     return f"{channels.source} → {channels.target}"
 
 
-def train(config, resume=None):
+def train(config, resume=None, load=None):
     """Run a training.
 
     Args:
         config: `Config`.
         resume: None (refuse to overwrite an earlier run), or see `open_state`.
+        load: for a refiner's training, see `palette_ms.training.refiner.Pairs`.
 
     Returns: path of the model.
 
@@ -706,8 +712,13 @@ def train(config, resume=None):
     output = Path(config.training.output)
     state = open_state(resume, output, say) if resume else None
     refuse_earlier(output, state, resume)
-    config = dataclasses.replace(config, data=with_ranges(config, state, say))
-    trainer = Trainer(config)
+    if config.refiner:
+        from palette_ms.training.refiner import RefinerTrainer
+
+        trainer = RefinerTrainer(config, load)
+    else:
+        config = dataclasses.replace(config, data=with_ranges(config, state, say))
+        trainer = Trainer(config)
     if state:
         trainer.load(state)
     if runtime.sum_over_ranks(trainer.step) != runtime.ranks() * trainer.step:
