@@ -228,7 +228,7 @@ class Palette:
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
                 tolerance, guidance, reuse, flips, start, repeats, jump, rounds, round_noise: see
                 `palette_ms.diffusion.samplers.Sampling`; and best, score, mix, blend, resample, resample_regions,
-                refine, confidence: see `palette_ms.quality.stage.Quality`.
+                border_rounds, refine, confidence: see `palette_ms.quality.stage.Quality`.
 
         Returns: list of `num_samples` results, or of those that `best` and `mix` make of them, as the target's form
             makes them, PIL images of a model of photos, of the size that the task makes of the picture's; with
@@ -333,8 +333,8 @@ class Palette:
                             "refiner_small refiner.of=MODEL trains one")
         channels = self.config.data.channels
         if quality.again and (self.config.diffusion.distilled or channels.source != channels.target):
-            raise UserError("resample_regions and the score denoising begin chains with what was made, and this model "
-                            "cannot: " + ("it was distilled to steps that begin with noise"
+            raise UserError("resample_regions, border_rounds and the score denoising begin chains with what was made, "
+                            "and this model cannot: " + ("it was distilled to steps that begin with noise"
                                           if self.config.diffusion.distilled else "its sources have other channels"))
         return quality
 

@@ -95,6 +95,8 @@ def main():
     add("--resample", type=int, default=0, metavar="N", help="make what has a bad seam again, up to N times")
     add("--resample-regions", type=int, default=0, metavar="N",
         help="make the regions again, N times, where the samples are far apart")
+    add("--border-rounds", type=int, default=0, metavar="N",
+        help="add noise to the borders of holes alone and take it away, N times")
     add("--refine", action="store_true", help="let the refining network that the checkpoint carries sharpen the result")
     add("--confidence", action="store_true",
         help="write NAME_confidence beside each result: white where the samples agree, and so are likely right")

@@ -19,7 +19,7 @@ from palette_ms.diffusion.schedule import make_gamma_schedule, strength_of
 from palette_ms.diffusion.solvers import SOLVERS, Y_0, Call, ddim, ddpm
 from palette_ms.errors import UserError
 from palette_ms.evaluation.views import VIEWS
-from palette_ms.quality.blend import BAD, blend, seam
+from palette_ms.quality.blend import BAD, blend, border, seam
 from palette_ms.quality.confidence import OF_MIX, OF_SAMPLE, WITHIN, calibrated, confidence, spread, unsure
 from palette_ms.quality.mix import MIXES, mix
 from palette_ms.quality.nearest import by_lpips
@@ -443,3 +443,26 @@ def test_the_command_writes_the_best_and_its_confidence(checkpoint, tmp_path, mo
     monkeypatch.setattr(sys, "argv", [*arguments, "--num-samples", "1", "--best", "1"])
     with pytest.raises(UserError, match="several samples"):
         palette_ms.sample.main()
+
+
+def test_a_holes_border_is_what_is_near_to_what_is_known():
+    hole = np.zeros((1, 40, 40), np.float32)
+    hole[0, 5:35, 5:35] = 1
+    near = border(hole)[0]
+    expected = np.zeros((40, 40))
+    expected[5:35, 5:35] = 1
+    expected[13:27, 13:27] = 0
+    assert np.array_equal(near, expected)
+    assert not border(np.ones_like(hole)).any() and not border(0 * hole).any()
+
+
+def test_border_rounds_change_the_border_alone(palette):
+    hole = np.zeros((48, 48), np.uint8)
+    hole[8:40, 8:40] = 255
+    picture = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    plain, refined = (of(palette.restore(picture, "inpainting", hole, steps=2, sampler="ddim", border_rounds=rounds))[0]
+                      for rounds in (0, 2))
+    near = border(np.float32(hole > 0)[None])[0] > 0
+    assert np.array_equal(plain[~near], refined[~near]) and (plain != refined)[near].any(-1).mean() > 0.9
+    whole = [of(palette.restore(PICTURE, "denoising", steps=1, border_rounds=rounds)) for rounds in (0, 1)]
+    assert np.array_equal(*whole)

@@ -15,6 +15,7 @@ BLENDS = ("none", "feather", "poisson")
 # Of a seam's `score`, above which it counts as bad: of 21 photos with holes of three kinds drawn in them, 95 of 100
 # score below 1.1 (`benchmarks/quality.py`).
 BAD = 1.2
+BORDER = 8  # pixels of a hole that are its border
 _WIDTH = 4  # pixels over which `feather` fades
 _ALONG = 8  # deviation, in pixels, of the window that steps are averaged in along the border
 _NEAR = 3  # pixels on each side of the border whose gradients count as those beside it
@@ -70,6 +71,13 @@ def _steps(y, inside):
             np.add.at(weight, (row, place), 1)
     around = np.maximum(cv2.GaussianBlur(weights, (0, 0), _ALONG), 1e-6)
     return np.stack([cv2.GaussianBlur(channel, (0, 0), _ALONG) for channel in steps]) / around, weights
+
+
+def border(hole):
+    """The pixels of a hole (1, H, W) within `BORDER` of what is known: float32 alike, 1 there; nothing where all was
+    made."""
+    deep = cv2.distanceTransform(np.uint8(hole[0] > 0), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.float32((deep > 0) & (deep <= BORDER) & (hole[0] <= 0).any())[None]
 
 
 def blend(y, hole, how):

@@ -13,6 +13,8 @@ ALIKE = 0.5
 # found them for the model that ships on photos that its training never saw (`benchmarks/quality.py`); docs/quality.md
 # has how they hold on others.
 OF_SAMPLE, OF_MIX = (2.83, 0.99), (2.91, 0.97)
+# The same in holes, where samples agree more than they are right.
+OF_SAMPLE_IN_HOLES, OF_MIX_IN_HOLES = OF_SAMPLE, OF_MIX
 _LEAST = 0.1  # spread, which rounding hides below
 _BLUR = 2  # deviation, in pixels, of the window in which spreads are taken together
 
@@ -30,12 +32,19 @@ def confidence(spread, law=OF_SAMPLE):
 
     Args:
         spread: (H, W), see `spread`.
-        law: (scale, power): `OF_SAMPLE`, `OF_MIX`, or what `calibrated` finds.
+        law: (scale, power), see `law`, or what `calibrated` finds.
 
     Returns: as spread, from 0 to 1.
     """
     scale, power = law
     return (1 - np.exp(-WITHIN / (scale * np.maximum(spread, _LEAST) ** power))).astype(np.float32)
+
+
+def law(mixed, in_hole):
+    """(scale, power) for a sample or a mix, of a whole picture or in a hole, beside which something is known."""
+    if in_hole:
+        return OF_MIX_IN_HOLES if mixed else OF_SAMPLE_IN_HOLES
+    return OF_MIX if mixed else OF_SAMPLE
 
 
 def calibrated(spreads, right, bins=20):

@@ -8,8 +8,8 @@ from typing import Callable, List, NamedTuple, Optional, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms.quality.blend import BAD, BLENDS, Seam, blend, seam
-from palette_ms.quality.confidence import ALIKE, OF_MIX, OF_SAMPLE, confidence, spread, unsure
+from palette_ms.quality.blend import BAD, BLENDS, Seam, blend, border, seam
+from palette_ms.quality.confidence import ALIKE, confidence, law, spread, unsure
 from palette_ms.quality.mix import MIXES, mix
 
 SCORES = ("denoising",)
@@ -18,6 +18,9 @@ _SCORED_AT = 0.1, 0.3, 1.0
 # Noise that doubtful regions start again from, in spreads of their samples.
 _SUITS = 2.0
 _CALLS = 4  # of a region that is made again
+# Noise that a hole's border is refined with, as that of `Sampling.rounds` may be: little enough to keep what is there.
+_AT_BORDERS = 0.3
+_FURTHER = 2**10  # numbers the noise of these rounds apart from that of regions
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Quality:
         blend: see `palette_ms.quality.blend.blend`.
         resample: how many times a sample whose seam is bad is made again, with other noise.
         resample_regions: how many times the regions are made again where several samples are far apart.
+        border_rounds: how many times noise is added to the border of a hole alone, see
+            `palette_ms.quality.blend.border`, and taken away by a call that sees what is on both sides.
         refine: the model's refining network, of those that carry one, adds what it learned to the result, see
             `palette_ms.training.refiner`.
         confidence: the record has a map of it, which takes two samples or more.
@@ -47,6 +52,7 @@ class Quality:
     blend: str = "none"
     resample: int = 0
     resample_regions: int = 0
+    border_rounds: int = 0
     refine: bool = False
     confidence: bool = False
 
@@ -56,7 +62,7 @@ class Quality:
                 raise ValueError(f"{name} must be one of {', '.join(filter(None, known))}, not {getattr(self, name)!r}")
         if not callable(self.score) and self.score not in SCORES:
             raise ValueError(f"score must be {', '.join(SCORES)} or a function, not {self.score!r}")
-        for name, least in (("best", 1), ("resample", 0), ("resample_regions", 0)):
+        for name, least in (("best", 1), ("resample", 0), ("resample_regions", 0), ("border_rounds", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Integral) or value < least):
                 raise ValueError(f"{name} must be a whole number from {least} on, not {value!r}")
@@ -78,7 +84,7 @@ class Quality:
     @property
     def again(self):
         """Whether chains are run that begin with what was made."""
-        return bool(self.resample_regions or self.scored == "denoising")
+        return bool(self.resample_regions or self.border_rounds or self.scored == "denoising")
 
     @property
     def scored(self):
@@ -168,6 +174,8 @@ class Stage:
                 # What is known around a hole is what the source holds there, by now.
                 given = source if one.all() else group
                 group = self.again(given, group, guess, region, noise, _CALLS, False, turn)
+            for turn in range(quality.border_rounds if border(one).any() else 0):
+                group = self.again(group, group, group, border(one), _AT_BORDERS, 1, False, _FURTHER + turn)
             scores = self._scores(source, group, one) if quality.scored == "denoising" else None
             sure = None
             if quality.confidence:
@@ -175,7 +183,7 @@ class Stage:
                 if np.median(apart[one[0] > 0]) < ALIKE:
                     tqdm.write("the samples hardly differ, and so say little of how sure they are: more calls (8 "
                                "steps) make them differ", file=sys.stderr)
-                sure = confidence(apart, OF_MIX if quality.mix else OF_SAMPLE)
+                sure = confidence(apart, law(bool(quality.mix), not one.all()))
                 sure = np.where(one[0] > 0, sure, np.float32(1))
             if quality.mix:
                 group = blend(mix(group, quality.mix, scores), one, quality.blend)[None]

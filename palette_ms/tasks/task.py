@@ -380,7 +380,7 @@ _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "o
           "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
           "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
           "rounds", "round_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
-          "refine", "details", "weights"}
+          "border_rounds", "refine", "details", "weights"}
 
 
 def _check_name(cls, ask):
