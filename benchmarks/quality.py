@@ -10,9 +10,10 @@ PHOTOS is a folder (`scripts/photo_data.py` makes one, OUTPUT/held_out); of each
 middle is damaged, as `scripts/damage.py` does it; "hole" is a square of a third of SIZE, anywhere. For each way the
 table has the mean over the photos of PSNR in dB and SSIM over what was made and of the seam score of holes, and the
 median of the seconds, of the fine detail over the original's (`palette_ms.evaluation.detail`) and, where the published
-weights are at hand, of LPIPS; of PSNR and SSIM the difference from plain, and of PSNR that from one of the samples, photo by
-photo, with its 95 % interval by Student's t: where that holds 0, nothing was found. What is measured of a photo with a
-checkpoint is kept in the folder MADE, and not measured again. A checkpoint with a refining network has a line for it.
+weights are at hand, of LPIPS; of PSNR and SSIM the difference from plain, and of PSNR that from one of the samples,
+photo by photo, with its 95 % interval by Student's t: where that holds 0, nothing was found. What is measured of a
+photo with a checkpoint is kept in the folder MADE, and not measured again. A checkpoint with a refining network has a
+line for it.
 
 First come the seam scores of the originals themselves, with holes drawn in 256×256 of them, and the steps found where
 some of known size were put in. The law from spread to error is calibrated twice, each time for holes and for whole
@@ -247,8 +248,8 @@ def measured(palette, kind, photos, folder, samples, lpips):
             values = {way: [psnr(result, original, where), ssim(result, original, where),
                             fits[way] and fits[way].score, detail(to_float(result), where[None]) / sharp,
                             lpips and lpips(result, original), seconds] for way, (result, seconds) in found.items()}
-            np.savez_compressed(path, values=json.dumps(values), pixels=pixels(arrays, original, where),
-                                pictures=shown(_of_size(picture, original), found, original), apart=spread(arrays), where=where)
+            np.savez_compressed(path, values=json.dumps(values), pixels=pixels(arrays, original, where), where=where,
+                                pictures=shown(_of_size(picture, original), found, original), apart=spread(arrays))
             print(kind, number, flush=True)
         with np.load(path) as made:
             for way, values in json.loads(str(made["values"])).items():
