@@ -23,6 +23,7 @@ from palette_ms.diffusion.preconditioning import around_network
 from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.schedule import make_gamma_schedule, strength_of
 from palette_ms.diffusion.usage import Usage
+from palette_ms.diffusion.worth import features
 from palette_ms.errors import UserError
 from palette_ms.holes import around, fill, inside, whole_pass
 from palette_ms.priors.restorations import calls
@@ -186,7 +187,7 @@ class Palette:
 
     def restore(self, image: Union[Picture, Sequence[Picture]], task: Optional[str] = None,
                 mask: Union[Picture, Sequence[Picture], None] = None, sampler: Optional[str] = None,
-                steps: Optional[int] = None, num_samples: int = 1, seed: int = 0, tile: Optional[int] = None,
+                steps: Union[int, str, None] = None, num_samples: int = 1, seed: int = 0, tile: Optional[int] = None,
                 overlap: Optional[int] = None, detail: Optional[float] = None, progress: Any = None,
                 first_sample: int = 0, details: bool = False, **options: Any) -> List[Result]:
         """Restore a picture of any size, or several of one size together.
@@ -209,7 +210,8 @@ class Palette:
             sampler: "ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "heun" or "unipc". None: what the checkpoint says is
                 best for the task, see `palette_ms.diffusion.usage.Usage`; a distilled model's own.
             steps: network calls. None: as many as the checkpoint says; the whole chain of its test schedule for ddpm,
-                where that is asked for; 20 for another sampler.
+                where that is asked for; 20 for another sampler. "auto": for each picture as many as it is worth, where
+                the checkpoint has learned that, see `palette_ms.diffusion.worth`.
             num_samples: different results, made in one batch.
             first_sample: the number of the first of them: 2 of 1 sample is the third that 0 of 4 samples gives.
             seed: decides all noise, and the mask where a kind is named.
@@ -258,6 +260,8 @@ class Palette:
         if self.makes_pictures:
             if details or QUALITY & options.keys():
                 raise UserError("details, and what is done after the chain, are for models trained to restore")
+            if steps == "auto":
+                raise UserError("steps auto is for models trained to restore")
             results: List[Any] = self._restore_by_prior(
                 images, masks, task, sampler, steps, range(first_sample, first_sample + num_samples), seed, tile=tile,
                 overlap=overlap, progress=progress, detail=detail, **options)
@@ -265,6 +269,12 @@ class Palette:
         place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
         check_counts(num_samples, seed, first_sample)
+        worth = None
+        if steps == "auto":
+            worth, steps = self._worth(task, sampler), 1
+            if several:  # each has its own number
+                return [self.restore(one, task.name, its, sampler, "auto", num_samples, seed, tile, overlap, detail,
+                                     progress, first_sample, details, **options) for one, its in zip(images, masks)]
         tiled = tile is not None
         if task.usage and not tiled:
             tile = task.usage.tile
@@ -297,6 +307,9 @@ class Palette:
         _check_memory(size, num_samples, len(originals), channels.target, chains)
         numbers = range(first_sample, first_sample + num_samples)
         run, stage = functools.partial(self._run, task, chains, holes, sampling, numbers, seed), None
+        if worth:
+            run = functools.partial(self._run_as_worth, run, worth, task, labels, sampling, numbers, seed, tile,
+                                    overlap, tiled, holes)
         if details or quality != Quality():
             how = task, labels, sampling, numbers, seed, tile, overlap
             stage = Stage(run, functools.partial(self._rerun, *how, tiled, holes), functools.partial(self._again, *how),
@@ -337,6 +350,26 @@ class Palette:
                             "and this model cannot: " + ("it was distilled to steps that begin with noise"
                                           if self.config.diffusion.distilled else "its sources have other channels"))
         return quality
+
+    def _worth(self, task, sampler):
+        """What says how many calls a picture is worth. Raises UserError: nothing does."""
+        usage = task.usage
+        if not usage or not usage.worth or sampler not in (None, usage.sampler):
+            raise UserError("steps auto is for models that learned how many calls a picture is worth, with the sampler "
+                            "that they learned it for: python -m palette_ms.tune --predict-steps")
+        return usage.worth
+
+    def _run_as_worth(self, run, worth, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, pictures,
+                      number=0, stream=None):
+        """`_run` of a picture by one call, and again by as many as it then is said to be worth."""
+        first, hole = run(pictures, number, stream), holes[number][0]
+        cond = task.checked_source(pictures[0], hole, generator(seed, "source"))
+        count = worth.calls(features(cond, first[0], hole))
+        if count == 1:
+            return first
+        sampling = dataclasses.replace(sampling, steps=count)
+        chains = self.chains.of_holes(labels, len(numbers), task, sampling, tile, overlap, None, holes, tiled)
+        return self._run(task, chains, holes, sampling, numbers, seed, pictures, number, stream)
 
     def _rerun(self, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, turn, *what):
         """`_run` with other noise; turn: which. The chains are set up anew, since some remember theirs."""

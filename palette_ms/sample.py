@@ -58,8 +58,10 @@ def main():
                             help=f"for {', '.join(takers)}: {ask.help} ({ask.range()})".replace("%", "%%"))
     add_prior(parser)
     parser.add_argument("--sampler", help=f"{', '.join(SOLVERS)} (default: what the checkpoint says is best)")
-    parser.add_argument("--steps", type=int, help="network calls a picture (default: what the checkpoint says; the "
-                                                  "paper's chain is --sampler ddpm --steps 1000)")
+    parser.add_argument("--steps", type=number_of_calls, metavar="N|auto",
+                        help="network calls a picture (default: what the checkpoint says; the paper's chain is "
+                             "--sampler ddpm --steps 1000); auto: as many as each picture is worth, where the "
+                             "checkpoint knows")
     parser.add_argument("--detail", type=float, metavar="SHARE",
                         help="in place of --steps, from 0, the most faithful picture, to 1, one with the detail of a "
                              "photo (default: 0, and 1 for several samples)")
@@ -146,6 +148,8 @@ def main():
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "
               "train it longer", file=sys.stderr)
     if palette.makes_pictures:
+        if args.steps == "auto":
+            raise UserError("--steps auto is for models that were trained to restore")
         further = [name for name in FURTHER if getattr(args, name) != getattr(Sampling, name)] * bool(args.input)
         asked = [*further, *after(args)]
         if asked:
@@ -177,6 +181,14 @@ def main():
     masks = [value for ask in known_asks() for value in [getattr(args, ask.name)] if isinstance(value, str)]
     pictures = found(args.input, args.output, masks, palette.forms[0].suffixes)
     restore(palette, works(pictures, args.output, one, palette.forms[0].suffixes), args)
+
+
+def number_of_calls(text):
+    """What --steps holds."""
+    return text if text == "auto" else int(text)
+
+
+number_of_calls.__name__ = "whole number"  # in argparse's error
 
 
 def add_prior(parser):
@@ -249,6 +261,8 @@ def sampling(args, palette, task):
     names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "flips")
     further = [name for name in FURTHER if getattr(args, name) != getattr(Sampling, name)]
     options = {name: getattr(args, name) for name in (*names, *further)}
+    if args.steps == "auto":
+        return {**options, "sampler": args.sampler, "steps": "auto"}
     chosen = palette.sampling(task, args.sampler, args.steps, args.detail,
                               args.first_sample + args.num_samples + args.resample, **options)
     diffusion = palette.config.diffusion

@@ -9,12 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from palette_ms import errors, runtime
+from palette_ms.diffusion.worth import ALIKE, cross_validated, features, learned
 from palette_ms.errors import UserError
 from palette_ms.tasks.imports import add_import
 
 SAMPLERS = ("ddim", "dpmpp_2m")  # of the others, ddpm is for long chains, and what heun and unipc add shows there
-# In dB. What lies closer to the best is taken for chance, and fewer calls are taken instead.
-ALIKE = 0.02
 # In dB, what pictures in bfloat16 must keep to those in float32, at least, to be taken for them.
 NEAR = 45
 # In dB, what twice as many mirror images must gain to be worth twice the time.
@@ -37,6 +36,9 @@ def main():
     parser.add_argument("--pictures", type=int, default=8, help="how many (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="of the square taken of each, at most (default: "
                                                               "%(default)s)")
+    parser.add_argument("--predict-steps", action="store_true",
+                        help="learn, too, how many calls each picture is worth (sample --steps auto), and keep it "
+                             "where it is found to gain or to save something; take 30 pictures or more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     add_import(parser)
@@ -85,12 +87,15 @@ def main():
             if mirrored[flips] < faithful + WORTH:
                 break
             faithful, usage = mirrored[flips], dataclasses.replace(usage, flips=flips)
-        usage = dataclasses.replace(usage, tile=task.usage and task.usage.tile,
+        kept = task.usage.worth if task.usage and task.usage.sampler == usage.sampler else None
+        usage = dataclasses.replace(usage, tile=task.usage and task.usage.tile, worth=kept,
                                     bfloat16=bool(task.usage and task.usage.bfloat16))
         near = None
         if rounded:
             near = distance(palette, rounded, place, examples, usage, args.seed)
             usage = dataclasses.replace(usage, bfloat16=near >= NEAR)
+        if args.predict_steps:
+            usage = dataclasses.replace(usage, worth=predictor(palette, place, examples, usage, steps, args.seed))
         tasks[place] = dataclasses.replace(task, usage=usage)
         _tell(task.name, ways, mirrored, near, usage)
     palette.config = dataclasses.replace(config, tasks=tuple(tasks))
@@ -160,15 +165,48 @@ def score(palette, place, examples, sampler, steps, seed, flips=1):
     """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
     from palette_ms.evaluation.detail import detail
 
-    task, scores = palette.config.tasks[place], []
-    sampling = palette.sampling(task, sampler, steps, flips=flips)
-    for y_0, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
-        made = palette.make(place, cond, mask, sampling, seed)[0].clip(-1, 1)
-        squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
-        scores.append((10 * np.log10(4 / max(squares, 1e-12)), np.log((detail(made, mask) + 1e-6)
-                                                                      / (detail(y_0, mask) + 1e-6))))
+    scores = []
+    for (y_0, _, mask), made in zip(examples, results(palette, place, examples, sampler, steps, seed, flips)):
+        scores.append((psnr_of(made, y_0, mask), np.log((detail(made, mask) + 1e-6) / (detail(y_0, mask) + 1e-6))))
     psnr, detail_ = np.mean(scores, 0)
     return float(psnr), float(np.exp(detail_))
+
+
+def results(palette, place, examples, sampler, steps, seed, flips=1):
+    """What is made of each example, (C, H, W)."""
+    task = palette.config.tasks[place]
+    sampling = palette.sampling(task, sampler, steps, flips=flips)
+    for _, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
+        yield palette.make(place, cond, mask, sampling, seed)[0].clip(-1, 1)
+
+
+def psnr_of(made, y_0, mask):
+    """In dB, over what is made."""
+    squares = (mask * (made - y_0) ** 2).sum() / (mask.sum() * len(y_0))
+    return 10 * np.log10(4 / max(squares, 1e-12))
+
+
+def predictor(palette, place, examples, usage, steps, seed):
+    """A `palette_ms.diffusion.worth.Worth` for the usage's sampler, or None where by cross-validation it neither gains
+    nor saves calls beside one number for all pictures."""
+    if len(examples) < 4 or steps[0] != 1 or len(steps) < 2:
+        raise UserError("--predict-steps needs 4 pictures or more, and --steps with 1 and others")
+    psnr, known = [], None
+    for count in steps:
+        made = list(results(palette, place, examples, usage.sampler, count, seed))
+        if known is None:
+            known = np.stack([features(cond, y, mask) for (_, cond, mask), y in zip(examples, made)])
+        psnr.append([psnr_of(y, y_0, mask) for (y_0, _, mask), y in zip(examples, made)])
+    gains = np.transpose(np.subtract(psnr[1:], psnr[0]))
+    means = [0.0, *gains.mean(0)]
+    fixed = next(k for k, gain in enumerate(means) if gain >= max(means) - ALIKE)
+    gain, calls = cross_validated(steps[1:], known, gains)
+    helps = gain >= means[fixed] + ALIKE or (gain >= means[fixed] - ALIKE and calls < steps[fixed] - 0.1)
+    best_each = np.maximum(gains.max(1), 0).mean()
+    print(f"{palette.config.tasks[place].name}: by each picture's worth {gain:+.3f} dB over one call, with {calls:.2f} "
+          f"calls; {steps[fixed]} for all {means[fixed]:+.3f} dB; the best of each, if one knew, {best_each:+.3f} dB: "
+          + ("kept" if helps else "not kept"))
+    return learned(steps[1:], known, gains) if helps else None
 
 
 def distance(palette, rounded, place, examples, usage, seed):

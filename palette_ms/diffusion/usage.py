@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Optional
 
 from palette_ms.diffusion.solvers import SOLVERS
+from palette_ms.diffusion.worth import Worth
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Usage:
         flips: of the most faithful result, see `palette_ms.diffusion.samplers.Sampling`.
         bfloat16: its pictures stay within 45 dB of those in float32 where the network is rounded to bfloat16, which
             some processors compute twice as fast.
+        worth: says how many calls a picture is worth, where that was learned, see `palette_ms.diffusion.worth`.
         tile: side of tiles in pixels, see `palette_ms.Palette.restore`; None: whole pictures, as far as they fit.
 
     Raises:
@@ -38,6 +40,7 @@ class Usage:
     flips: Literal[1, 2, 4] = 1
     bfloat16: bool = False
     tile: Optional[int] = None
+    worth: Optional[Worth] = None
 
     def __post_init__(self):
         for name in ("steps", "detailed_steps", "tile"):
