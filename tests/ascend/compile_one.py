@@ -127,12 +127,30 @@ def _train(config):
     from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
     from palette_ms.training.loop import Trainer
 
+    if config.refiner:
+        return _train_refiner(config)
     first = config.distillation.teacher if config.distillation else config.training.init_from
     if first:
         first_config = dataclasses.replace(config, distillation=None)
         save_checkpoint(first, first_config, 1, 1, unet_arrays(build_unet(config.model)))
     trainer = Trainer(config)
     trainer.train_on(trainer.batches.batch(0))
+
+
+def _train_refiner(config):
+    """Of a model as the config's section says, in place of the one that it names, and of pairs that are all grey."""
+    import numpy as np
+
+    from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
+    from palette_ms.training.refiner import RefinerTrainer
+
+    path = "model.safetensors"
+    save_checkpoint(path, dataclasses.replace(config, refiner=None), 1, 1, unet_arrays(build_unet(config.model)))
+    config = dataclasses.replace(config, refiner=dataclasses.replace(config.refiner, of=path))
+    count, side, channels = config.training.batch_size, config.data.image_size, config.data.channels
+    trainer = RefinerTrainer(config, None)
+    trainer.train_on([np.ones((count, number, side, side), np.float32) for number in (
+        channels.target, channels.source, channels.target, 1)])
 
 
 def _sample(config, sampling):
