@@ -35,8 +35,8 @@ from palette_ms import Palette, errors
 from palette_ms.data.images import grid, list_images, load_image, save_atomically, to_float, to_uint8
 from palette_ms.evaluation.detail import detail
 from palette_ms.evaluation.metrics import psnr, ssim
-from palette_ms.quality.blend import BAD, blend, seam
-from palette_ms.quality.confidence import WITHIN, calibrated, confidence, spread
+from palette_ms.quality.blend import BAD, blend, depth, seam
+from palette_ms.quality.confidence import WITHIN, calibrated, confidence, law, spread
 from palette_ms.quality.mix import MIXES, mix
 from palette_ms.seeds import generator
 from palette_ms.tasks.masks import MASKS
@@ -168,7 +168,8 @@ def pixels(arrays, original, where):
 
 def reliability(measured, path):
     """The plot: how often values are right by how often they are said to be, of the odd photos by the law of the even
-    ones. Returns a dict of each kind's and result's mean calibration error and rank correlation of spread and error."""
+    ones. Returns a dict of each kind's and result's mean calibration error, the most that is said too much, and the
+    rank correlation of spread and error."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -177,16 +178,16 @@ def reliability(measured, path):
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), sharey=True)
     told = {}
     for place, (axis, name) in enumerate(zip(axes, ("a sample", "the mean of the samples"))):
-        laws = {in_hole: calibrated(values[0], values[3 + place]) for in_hole, values in grouped(
-            {kind: of_kind[::2] for kind, of_kind in measured.items()}).items()}
+        even = grouped({kind: of_kind[::2] for kind, of_kind in measured.items()})
+        laws = {in_hole: calibrated(values[0], values[3 + place], values[5] if in_hole else None)
+                for in_hole, values in even.items()}
         for kind, of_kind in measured.items():
-            law = laws[kind in IN_HOLES]
             tested = np.concatenate(of_kind[1::2], 1)
-            said, right = confidence(tested[0], law), tested[3 + place]
+            said, right = confidence(tested[0], laws[kind in IN_HOLES], tested[5]), tested[3 + place]
             order = np.array_split(np.argsort(said, kind="stable"), 12)
             x, y = ([values[part].mean() for part in order] for values in (said, right))
             axis.plot(x, y, "o-", label=kind)
-            told[f"{kind}, {name}"] = (float(np.mean(np.abs(np.subtract(x, y)))),
+            told[f"{kind}, {name}"] = (float(np.mean(np.abs(np.subtract(x, y)))), float(np.max(np.subtract(x, y))),
                                        float(stats.spearmanr(tested[0], tested[1 + place])[0]))
         axis.plot([0, 1], [0, 1], color="gray", linewidth=1)
         axis.set(title=f"confidence in {name}", xlabel=f"said: within {WITHIN} of 255 of the original", xlim=(0, 1),
@@ -216,7 +217,8 @@ def shown(picture, found, original):
 
 def row(pictures, apart, where):
     """A row of the sheet: what `shown` has, with the confidence before the sample."""
-    sure = np.uint8(255 * np.where(where, confidence(apart), 1))
+    sure = confidence(apart, law(False, not where.all()), depth(where[None]))
+    sure = np.uint8(255 * np.where(where, sure, 1))
     return [*pictures[:3], np.repeat(sure[..., None], 3, 2), *pictures[3:]]
 
 
@@ -254,7 +256,7 @@ def measured(palette, kind, photos, folder, samples, lpips):
         with np.load(path) as made:
             for way, values in json.loads(str(made["values"])).items():
                 ways.setdefault(way, []).append(values)
-            sure.append(made["pixels"])
+            sure.append(np.vstack((made["pixels"], depth(made["where"][None])[made["where"]])))
             rows.append(row(made["pictures"], made["apart"], made["where"]))
     return ways, sure, rows
 
@@ -303,9 +305,10 @@ def main():
     print(table(scores))
     for in_hole, values in grouped(sure).items():
         for name, right in (("OF_SAMPLE", values[3]), ("OF_MIX", values[4])):
-            print(name + "_IN_HOLES" * in_hole, "(scale, power):", calibrated(values[0], right))
-    for name, (error, correlation) in reliability(sure, args.docs and args.docs / "confidence.png").items():
-        print(f"{name}: calibration error {error:.3f}, rank correlation of spread and error {correlation:.2f}")
+            print(name + "_IN_HOLES" * in_hole, calibrated(values[0], right, values[5] if in_hole else None))
+    for name, (error, most, correlation) in reliability(sure, args.docs and args.docs / "confidence.png").items():
+        print(f"{name}: calibration error {error:.3f}, at the most {most:.2f} too sure, rank correlation of spread and "
+              f"error {correlation:.2f}")
     if args.docs:
         page = args.docs / "quality.md"
         before, rest = page.read_text(encoding="utf-8").split(BEGIN)

@@ -257,6 +257,13 @@ def test_the_calibrated_law_is_the_one_that_errors_were_drawn_by():
     scale, power = calibrated(np.full(1000, 4.0), np.arange(1000) % 2)
     assert power == 0 and confidence(4.0, (scale, 0)) == pytest.approx(0.5, abs=0.01)
     assert OF_SAMPLE[1] > 0 < OF_MIX[1]
+    deep = rng.uniform(1, 30, len(spreads))
+    right = np.abs(rng.laplace(0, 3 * spreads**0.7 * deep**0.3)) <= WITHIN
+    found = calibrated(spreads, right, deep)
+    # Of four layers of depth each has one depth, the logarithm of its mean, which is above the logarithms' mean.
+    assert found[0] == pytest.approx(3, rel=0.1) and found[1:] == pytest.approx((0.7, 0.3), abs=0.04)
+    said = confidence(spreads, found, deep)
+    assert said[deep > 20].mean() == pytest.approx(right[deep > 20].mean(), abs=0.01)
 
 
 def test_doubtful_is_what_is_far_apart_in_the_hole():

@@ -73,10 +73,15 @@ def _steps(y, inside):
     return np.stack([cv2.GaussianBlur(channel, (0, 0), _ALONG) for channel in steps]) / around, weights
 
 
+def depth(hole):
+    """How far each pixel of a hole (1, H, W) is from what is known, in pixels: float32 (H, W), 0 outside."""
+    return cv2.distanceTransform(np.uint8(hole[0] > 0), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
 def border(hole):
     """The pixels of a hole (1, H, W) within `BORDER` of what is known: float32 alike, 1 there; nothing where all was
     made."""
-    deep = cv2.distanceTransform(np.uint8(hole[0] > 0), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    deep = depth(hole)
     return np.float32((deep > 0) & (deep <= BORDER) & (hole[0] <= 0).any())[None]
 
 
@@ -101,8 +106,7 @@ def blend(y, hole, how):
     if how == "none" or hole.all() or not hole.any():
         return y
     if how == "feather":
-        deep = cv2.distanceTransform(np.uint8(hole[0]), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        share = np.minimum(deep / (_WIDTH + 1), 1).astype(np.float32)
+        share = np.minimum(depth(hole) / (_WIDTH + 1), 1).astype(np.float32)
         return np.where(hole > 0, share * y + (1 - share) * smooth_fill(y, hole), y)
     return np.where(hole > 0, np.clip(y - smooth_fill(_steps(y, hole[0] > 0)[0], hole), -1, 1), y)
 

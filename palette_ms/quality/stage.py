@@ -8,7 +8,7 @@ from typing import Callable, List, NamedTuple, Optional, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms.quality.blend import BAD, BLENDS, Seam, blend, border, seam
+from palette_ms.quality.blend import BAD, BLENDS, Seam, blend, border, depth, seam
 from palette_ms.quality.confidence import ALIKE, confidence, law, spread, unsure
 from palette_ms.quality.mix import MIXES, mix
 
@@ -183,7 +183,7 @@ class Stage:
                 if np.median(apart[one[0] > 0]) < ALIKE:
                     tqdm.write("the samples hardly differ, and so say little of how sure they are: more calls (8 "
                                "steps) make them differ", file=sys.stderr)
-                sure = confidence(apart, law(bool(quality.mix), not one.all()))
+                sure = confidence(apart, law(bool(quality.mix), not one.all()), depth(one))
                 sure = np.where(one[0] > 0, sure, np.float32(1))
             if quality.mix:
                 group = blend(mix(group, quality.mix, scores), one, quality.blend)[None]
