@@ -12,10 +12,10 @@ ALIKE = 0.5
 # (scale, power) of the mean error in 255ths, scale · spread^power, of a sample and of a mix of several, as `calibrated`
 # found them for the model that ships on photos that its training never saw (`benchmarks/quality.py`); docs/quality.md
 # has how they hold on others.
-OF_SAMPLE, OF_MIX = (2.83, 0.99), (2.91, 0.97)
+OF_SAMPLE, OF_MIX = (6.02, 0.67), (6.39, 0.63)
 # (scale, power, deepening) in holes, where samples agree more than they are right, the deeper the more: the mean error
 # is scale · spread^power · depth^deepening, of the pixel's distance from what is known.
-OF_SAMPLE_IN_HOLES, OF_MIX_IN_HOLES = (4.25, 0.81, 0.22), (4.16, 0.79, 0.26)
+OF_SAMPLE_IN_HOLES, OF_MIX_IN_HOLES = (3.63, 0.91, 0.15), (3.39, 0.91, 0.20)
 _LEAST = 0.1  # spread, which rounding hides below
 _BLUR = 2  # deviation, in pixels, of the window in which spreads are taken together
 
