@@ -39,21 +39,21 @@ class Preconditioned(nn.Cell):
         self.process = process
         self.sees_source = from_source or process != "palette"
 
-    def construct(self, x, gamma, label=None, dropout=None):
-        return self.answer(x, gamma, label, dropout)[0]
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.answer(x, gamma, label, dropout, None, text, source_noise)[0]
 
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None, text=None, source_noise=None):
         """The output, and the network's deep features, see `palette_ms.unet.unet.UNet.answer`."""
         told = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.tells_angle else gamma
         if not self.sees_source:
-            return self.network.answer(x, told, label, dropout, deep)
+            return self.network.answer(x, told, label, dropout, deep, text, source_noise)
         source, y_t, level = x[:, :self.channels], x[:, self.channels:], gamma.reshape((-1, 1, 1, 1))
         distance = y_t - ops.sqrt(level) * source
         if self.process == "palette":
             seen = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
         else:
             seen = source + scale(self.process, level, ops.sqrt) * distance
-        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep)
+        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep, text, source_noise)
         return source + SOURCE_STD * said if self.from_source else said, deep
 
 

@@ -32,7 +32,8 @@ class ResidualBlock(nn.Cell):
         norm_groups: groups of the normalisations.
         dilation: of both 3×3 convolutions.
 
-    Inputs: x (N, C, H, W), emb (N, E), numbers (N, K) for the dropout or None. Output: (N, C', H', W').
+    Inputs: x (N, C, H, W), emb (N, E), numbers (N, K) for the dropout or None; text is not used.
+    Output: (N, C', H', W').
 
     Examples:
         >>> block = ResidualBlock(4, 8, time_channels=16, resample="down", norm_groups=4)
@@ -55,7 +56,7 @@ class ResidualBlock(nn.Cell):
         self.conv2 = conv(out_channels, out_channels, 3, zero=True, dilation=dilation)
         self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         h = self.conv1(self.resample(self.act(self.norm1(x))))
         emb = self.time(self.act(emb))
         if self.scale_shift:

@@ -53,6 +53,14 @@ class ModelConfig:
             they differ by at most one position a side.
         attention_block_size: for local attention, if not `attention_blocks`: positions of a block along each side, at
             every level; the last blocks of a map have what is left.
+        text_channels: width of the frozen encoder's tokens that the network is told a text by, see
+            `palette_ms.unet.text`; None: it takes no text.
+        text_length: tokens that it is given of each text.
+        text_resolutions: downsampling factors at whose levels positions look at the text; None: those of
+            `attention_resolutions`. The middle always does.
+        text_blocks: trainable transformer blocks over the tokens; 0: they are taken as the encoder gave them.
+        text_width: of the tokens within these blocks and after; None: as wide as the encoder's.
+        source_noise: the network is told how noisy its source is: noise conditioning augmentation.
 
     Examples:
         >>> ModelConfig(base_channels=32, channel_mults=(1, 2)).in_channels
@@ -76,3 +84,9 @@ class ModelConfig:
     attention: Literal[ATTENTIONS] = "global"
     attention_blocks: Optional[int] = None
     attention_block_size: Optional[int] = None
+    text_channels: Optional[int] = None
+    text_length: int = 256
+    text_resolutions: Optional[Tuple[int, ...]] = None
+    text_blocks: int = 0
+    text_width: Optional[int] = None
+    source_noise: bool = False

@@ -19,6 +19,7 @@ class Step(NamedTuple):
         attends: attention follows the residual block.
         dilation: of the residual block.
         resample: "down", "up" or None.
+        reads: the text is looked at after the residual block and self-attention.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Step(NamedTuple):
     attends: bool = False
     dilation: int = 1
     resample: Optional[str] = None
+    reads: bool = False
 
 
 def plan(model):
@@ -40,6 +42,9 @@ def plan(model):
     def is_attended(level):
         return 2**level in model.attention_resolutions
 
+    takes_text = model.text_channels is not None
+    readers = model.attention_resolutions if model.text_resolutions is None else model.text_resolutions
+
     def residual_blocks(level):
         return model.num_res_blocks * (2 if is_attended(level) and not attends else 1)
 
@@ -47,7 +52,8 @@ def plan(model):
         """The block of that index in its level."""
         is_dilated = is_attended(level) and model.attention == "dilated"
         dilation = 2 ** (index % (2 * model.num_res_blocks)) if is_dilated else 1
-        return Step("stage", level, c_in, c_out, attends and is_attended(level), dilation, resample)
+        return Step("stage", level, c_in, c_out, attends and is_attended(level), dilation, resample,
+                    takes_text and 2**level in readers)
 
     channels = int(model.base_channels * model.channel_mults[0])
     last = len(model.channel_mults) - 1
@@ -61,7 +67,7 @@ def plan(model):
             down.append(Step("resampling", level, channels, channels, resample="down"))
             skips.append(channels)
 
-    middle = [Step("stage", last, channels, channels, attends),
+    middle = [Step("stage", last, channels, channels, attends, reads=takes_text),
               Step("stage", last, channels, channels, dilation=2 if model.attention == "dilated" else 1)]
 
     up = []
@@ -100,10 +106,22 @@ def check(model):
     if model.attention not in ATTENTIONS or len(ways) != is_local or min(ways, default=1) < 1:
         raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}; local alone takes, and needs, either "
                          "attention_blocks or attention_block_size, at least 1")
+    if model.text_channels is not None:
+        if min(model.text_channels, model.text_length, text_width(model)) < 1 or model.text_blocks < 0:
+            raise ValueError("text_channels, text_length and text_width must be above 0, and text_blocks not below")
+        if not model.text_blocks and model.text_width is not None:
+            raise ValueError("text_width is that of text_blocks, and there are none")
+        if model.text_blocks:
+            heads(text_width(model), model.num_heads, model.num_head_channels)
     down, middle, up = plan(model)
     for step in (*down, *middle, *up):
-        if step.attends:
+        if step.attends or step.reads:
             heads(step.c_out, model.num_heads, model.num_head_channels)
+
+
+def text_width(model):
+    """Of the tokens as the network's positions look at them."""
+    return model.text_width or model.text_channels
 
 
 def block_edges(length, count, size):

@@ -11,21 +11,27 @@ from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.config import ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.lora import LowRank
-from palette_ms.unet.plan import check, multiple, plan
+from palette_ms.unet.plan import check, multiple, plan, text_width
+from palette_ms.unet.text import CrossAttention, TextEmbedding
 
 
 class Stage(nn.Cell):
-    """One step of a path: a residual block, attention where the level has it, resampling where the level ends."""
+    """One step of a path: a residual block, attention where the level has it, a look at the text, resampling where the
+    level ends."""
 
-    def __init__(self, residual, attention=None, resample=None):
+    def __init__(self, residual, attention=None, resample=None, reading=None):
         super().__init__()
         self.residual = residual
         self.attention = attention or nn.Identity()
         self.resamples = resample is not None
         self.resample = resample or nn.Identity()
+        self.reads = reading is not None
+        self.reading = reading or nn.Identity()
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         x = self.attention(self.residual(x, emb, numbers))
+        if self.reads:
+            x = self.reading(x, *text)
         return self.resample(x, emb, numbers) if self.resamples else x
 
 
@@ -39,7 +45,9 @@ class UNet(nn.Cell):
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), what tells the noise: its level in
         (0, 1], or what else the network was trained with, such as the step t (Dhariwal & Nichol); label (N,), int32 in
         [0, num_classes), for a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or
-        None: nothing is dropped.
+        None: nothing is dropped; text (N, text_length, text_channels), for a network that takes one, see
+        `palette_ms.unet.text`: tokens of zeros are padding, a text of zeros alone is none; source_noise (N,), in
+        [0, 1], for a network that is told how noisy its source is.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -83,12 +91,21 @@ class UNet(nn.Cell):
             if step.attends:
                 block = AttentionBlock(step.c_out, config.num_heads, config.num_head_channels, config.norm_groups,
                                        config.attention_blocks, config.attention_block_size)
-            return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample)
+            reading = None
+            if step.reads:
+                reading = CrossAttention(step.c_out, text_width(config), config.num_heads, config.num_head_channels,
+                                         config.norm_groups)
+            return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample, reading)
 
         down, middle, up = plan(config)
         self.time_embedding = TimeEmbedding(config.base_channels, time_channels)
         if config.num_classes:
             self.label_embedding = Parameter(initializer(Normal(1.0), (config.num_classes, time_channels)))
+        self.takes_text, self.takes_source_noise = config.text_channels is not None, config.source_noise
+        if self.takes_text:
+            self.text_embedding = TextEmbedding(config, time_channels)
+        if self.takes_source_noise:
+            self.source_embedding = TimeEmbedding(config.base_channels, time_channels)
         self.conv_in = conv(config.in_channels * config.patch_size**2, down[0].c_in, 3)
         self.down = nn.CellList([build(step) for step in down])
         self.middle1 = build(middle[0])
@@ -127,7 +144,7 @@ class UNet(nn.Cell):
         for level, cell in zip(self.levels, (*self.down, self.middle1, self.middle2, *self.up)):
             if level < levels:
                 for _, block in cell.cells_and_names():
-                    if isinstance(block, (ResidualBlock, AttentionBlock)):
+                    if isinstance(block, (ResidualBlock, AttentionBlock, CrossAttention)):
                         block.recompute()
         return self
 
@@ -135,14 +152,14 @@ class UNet(nn.Cell):
         """How many random numbers a picture of that size takes in training; 0 without dropout."""
         return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
 
-    def construct(self, x, gamma, label=None, dropout=None):
-        return self.answer(x, gamma, label, dropout)[0]
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.answer(x, gamma, label, dropout, None, text, source_noise)[0]
 
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None, text=None, source_noise=None):
         """The output, and what comes up from the coarser levels to the finest one.
 
         Args:
-            x, gamma, label, dropout: as the inputs.
+            x, gamma, label, dropout, text, source_noise: as the inputs.
             deep: what came up for another noise level of the chain, taken in place of the coarser levels' work.
 
         Returns: (output, deep), deep (N, C, H / patch_size, W / patch_size).
@@ -152,27 +169,34 @@ class UNet(nn.Cell):
         emb = self.time_embedding(gamma)
         if self.num_classes:
             emb = emb + ops.gather(self.label_embedding, label, 0)
+        if self.takes_source_noise:
+            emb = emb + self.source_embedding(1000 * source_noise)
+        seen = None
+        if self.takes_text:
+            tokens, outside, pooled = self.text_embedding(text)
+            emb, seen = emb + pooled, (tokens, outside)
         h = self.conv_in(self.to_patches(x))
         skips = (h,)
         for i in range(self.finest):
-            h = self.down[i](h, emb, dropout)
+            h = self.down[i](h, emb, dropout, seen)
             skips = skips + (h,)
         if deep is None:
-            deep = self.coarser_levels(h, emb, dropout)
+            deep = self.coarser_levels(h, emb, dropout, seen)
         h = deep
         for i in range(self.finest + 1):
-            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
+            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout,
+                                                               seen)
         h = self.conv_out(self.act(self.norm_out(h)))
         return self.from_patches(ops.cast(h, mstype.float32)), deep
 
-    def coarser_levels(self, h, emb, dropout):
+    def coarser_levels(self, h, emb, dropout, seen):
         skips = ()
         for i in range(self.finest, len(self.down)):
-            h = self.down[i](h, emb, dropout)
+            h = self.down[i](h, emb, dropout, seen)
             skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb, dropout), emb, dropout)
+        h = self.middle2(self.middle1(h, emb, dropout, seen), emb, dropout)
         for i in range(len(skips)):
-            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
+            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb, dropout, seen)
         return h
 
     def to_patches(self, x):
@@ -199,8 +223,8 @@ class DeepFeatures(nn.Cell):
         super().__init__()
         self.unet = unet
 
-    def construct(self, x, gamma, label=None):
-        return self.unet.answer(x, gamma, label)
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.unet.answer(x, gamma, label, dropout, None, text, source_noise)
 
 
 class FinestLevel(nn.Cell):
@@ -210,5 +234,5 @@ class FinestLevel(nn.Cell):
         super().__init__()
         self.unet = unet
 
-    def construct(self, deep, x, gamma, label=None):
-        return self.unet.answer(x, gamma, label, deep=deep)[0]
+    def construct(self, deep, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.unet.answer(x, gamma, label, dropout, deep, text, source_noise)[0]
