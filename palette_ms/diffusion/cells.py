@@ -6,7 +6,8 @@ The same as functions of arrays, for networks in other runtimes, are in `palette
 
 import math
 
-from mindspore import Tensor, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from palette_ms.diffusion.preconditioning import SOURCE_STD, needed
@@ -86,27 +87,72 @@ class LabelledUNet(nn.Cell):
         return self.unet(x, time, self.labels)
 
 
-class GuidedUNet(nn.Cell):
-    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1).
-
-    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
-    sources are left out. A learned variance stays that with the source.
+class ToldUNet(nn.Cell):
+    """A network with what it is told of the source and by a text filled in. Other texts and levels of the same shapes
+    are told without compiling anew.
 
     Args:
-        unet: the network, or a `LabelledUNet` for 2 N pictures.
-        weight: w ≥ 1; 1 is the answer with the source alone.
-        channels: of the noisy picture.
+        unet: called as unet(x, time, label, dropout, text, source_noise).
+        text: (N, L, C), or (1, L, C) for all pictures, see `palette_ms.unet.text`; None: the network takes none.
+        source_noise: (N,), or (1,) for all pictures; None: the network is not told it.
+        halves: the second half of the pictures is told no text, as `GuidedUNet` has them.
     """
 
-    def __init__(self, unet, weight, channels=3):
+    def __init__(self, unet, text=None, source_noise=None, halves=False):
         super().__init__()
+        self.unet = unet
+        self.halves = halves
+        self.has_text, self.has_noise = text is not None, source_noise is not None
+        for name, array in (("told_text", text), ("told_noise", source_noise)):
+            if array is not None:
+                setattr(self, name, Parameter(Tensor(np.float32(array)), name=name, requires_grad=False))
+
+    def tell(self, text=None, source_noise=None):
+        """Another text or level, of the shapes that it was made with."""
+        for name, array in (("told_text", text), ("told_noise", source_noise)):
+            if array is not None:
+                ops.assign(getattr(self, name), Tensor(np.float32(array)))  # set_data is not seen by compiled graphs
+
+    def construct(self, x, time, label=None):
+        count, text, noise = x.shape[0], None, None
+        if self.has_text:
+            given = count // 2 if self.halves else count
+            text = ops.broadcast_to(self.told_text, (given,) + self.told_text.shape[1:])
+            if self.halves:
+                text = ops.concat((text, ops.zeros_like(text)))
+        if self.has_noise:
+            noise = ops.tile(self.told_noise, (count // self.told_noise.shape[0],))
+        return self.unet(x, time, label, None, text, noise)
+
+
+class GuidedUNet(nn.Cell):
+    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1), or by
+    a text.
+
+    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
+    sources are left out; by a text, twice with the source, of which a `ToldUNet` within tells but the first its text. A
+    learned variance stays that with the source or the text.
+
+    Args:
+        unet: the network, or a `LabelledUNet` or `ToldUNet` for 2 N pictures.
+        weight: w ≥ 1; 1 is the answer with the source or the text alone.
+        channels: of the noisy picture.
+        by_text: the source is kept.
+    """
+
+    def __init__(self, unet, weight, channels=3, by_text=False):
+        super().__init__()
+        self.by_text = by_text
         self.unet = unet
         self.weight = weight
         self.channels = channels
 
     def construct(self, x, time):
-        source, y_t = x[:, :-self.channels], x[:, -self.channels:]
-        x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
+        without = x
+        if not self.by_text:
+            source, y_t = x[:, :-self.channels], x[:, -self.channels:]
+            without = ops.concat((ops.zeros_like(source), y_t), 1)
+        x = ops.concat((x, without))
         given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
         guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
         return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)

@@ -19,7 +19,7 @@ from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_s
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates, resshift
 from palette_ms.seeds import generator
 
-_WORDS = {Integral: "a whole number", Real: "a number", str: "a text"}
+_WORDS = {Integral: "a whole number", Real: "a number", str: "a text", np.ndarray: "an encoder's tokens"}
 VARIANCES = ("posterior", "beta", "learned_range")
 STARTS = ("source", "estimate")
 
@@ -33,7 +33,7 @@ _REPORTS = 20  # of progress, in a chain
 TIME, A, B, NEXT, BASE, ENDS, LIMIT = 0, 1, 2, 3, 9, 15, 17
 
 _KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str, "start": str,
-          "jump": Integral, "repeats": Integral, "refine": Integral}
+          "jump": Integral, "repeats": Integral, "refine": Integral, "text": np.ndarray}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ class Sampling:
             because the network sees nothing yet. 0: never.
         guidance: classifier-free guidance's weight w (Ho & Salimans 2022, arXiv 2207.12598): the network's answer is
             w times that with the source minus w − 1 times that without. 1: off. For models whose training left out
-            sources (`training.source_dropout`).
+            sources (`training.source_dropout`). Of models with texts it is their text that guides, and what
+            `training.text_dropout` left out.
+        text: of a model with texts, what it is told: an array (1, L, C), or (N, L, C), a text for each picture, see
+            `palette_ms.unet.text`. None: no text.
+        source_noise: of a model with `model.source_noise`, the level of the noise that its source is given, from 0 to
+            1, see `palette_ms.diffusion.process.noised`.
         reuse: calls that share what the network's coarser levels make, see
             `palette_ms.diffusion.denoisers.ReusingUNet`. 1: every call is the whole network's.
         flips: 2 or 4: each call is the mean over as many mirror images, see
@@ -99,6 +104,8 @@ class Sampling:
     jump: int = 2
     refine: int = 0
     refine_noise: float = 0.1
+    text: Optional[np.ndarray] = None
+    source_noise: float = 0.0
 
     def __post_init__(self):
         for field in fields(self):
@@ -139,6 +146,8 @@ class Sampling:
         if self.repeats > 1 and self.sampler not in ("ddpm", "ddim"):
             raise ValueError(f"repeats are for the samplers ddpm and ddim, whose steps look at one call, not "
                              f"{self.sampler}")
+        if not 0 <= self.source_noise <= 1:
+            raise ValueError(f"source_noise must be from 0 to 1, not {self.source_noise}")
         if not 0 < self.refine_noise < math.inf:
             raise ValueError(f"refine_noise must be above 0 and finite, not {self.refine_noise}")
 

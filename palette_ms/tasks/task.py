@@ -380,7 +380,7 @@ _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "o
           "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
           "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
           "refine", "refine_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
-          "details", "weights"}
+          "details", "weights", "text", "source_noise"}
 
 
 def _check_name(cls, ask):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Optional
 
-from palette_ms.unet.plan import block_shape, heads, multiple, plan
+from palette_ms.unet.plan import block_shape, heads, multiple, plan, text_width
 
 _FLOAT32 = 4
 
@@ -45,14 +45,16 @@ def costs(model, size, value_bytes=4):
     down, middle, up = plan(model)
     side = size // model.patch_size
     patch = model.patch_size**2
-    found = [counting.embedding(), counting.convolution("first convolution", 0, model.in_channels * patch,
-                                                        down[0].c_in, side, side)]
+    found = [counting.embedding(), *counting.text(),
+             counting.convolution("first convolution", 0, model.in_channels * patch, down[0].c_in, side, side)]
     for step in (*down, *middle, *up):
         here = side >> step.level
         if step.kind == "stage":
             found.append(counting.residual(step.level, step.c_in, step.c_out, here, here))
         if step.attends:
             found.append(counting.attention(step.level, step.c_out, here))
+        if step.reads:
+            found.append(counting.reading(step.level, step.c_out, here))
         if step.resample:
             there = here * 2 if step.resample == "up" else here // 2
             if model.resblock_updown:
@@ -119,8 +121,44 @@ class _Counting:
     def embedding(self):
         base, time = self.model.base_channels, self.time_channels
         weights = base * time + time * time
-        return Cost("time embedding", 0, weights + 2 * time + (self.model.num_classes or 0) * time, 2 * weights,
-                    (base + 3 * time) * self.bytes)
+        count = 2 if self.model.source_noise else 1
+        return Cost("time embedding", 0, count * (weights + 2 * time) + (self.model.num_classes or 0) * time,
+                    2 * count * weights, count * (base + 3 * time) * self.bytes)
+
+    def text(self):
+        """A `Cost` for what is made of a text before the first level, and for each transformer block."""
+        model, time = self.model, self.time_channels
+        if model.text_channels is None:
+            return []
+        width, length = text_width(model), model.text_length + 1
+        pooling = width * time + time * time
+        parameters, operations = width + 2 * width + pooling + 2 * time, 2 * pooling
+        kept = _FLOAT32 * (model.text_length * model.text_channels + 3 * length * width)
+        if model.text_blocks:
+            dense = model.text_channels * width
+            parameters += dense + width + model.text_length * width
+            operations += 2 * dense * model.text_length
+        found = [Cost("text embedding", 0, parameters, operations, kept, largest=_FLOAT32 * length * width)]
+        count = heads(width, model.num_heads, model.num_head_channels) if model.text_blocks else 1
+        weights = count * length**2
+        # Two normalisations; queries, keys and values; the softmax; the perceptron's wider layer before and after GELU.
+        block = Cost(f"transformer block, {length} tokens of {width}", 0, 12 * width * width + 13 * width,
+                     2 * 12 * width * width * length + 4 * width * length**2,
+                     (4 * _FLOAT32 + 14 * self.bytes) * width * length + (_FLOAT32 + self.bytes) * weights,
+                     largest=_FLOAT32 * max(weights, 4 * width * length))
+        return found + [block] * model.text_blocks
+
+    def reading(self, level, channels, side):
+        model, width, length = self.model, text_width(self.model), self.model.text_length + 1
+        values, count = channels * side**2, heads(channels, model.num_heads, model.num_head_channels)
+        weights = count * side**2 * length
+        maps, dense = 2 * channels * channels, 2 * width * channels
+        kept = ((2 * _FLOAT32 + 3 * self.bytes) * values + (2 * _FLOAT32 * width + 2 * self.bytes * channels) * length
+                + (_FLOAT32 + self.bytes) * weights)
+        return Cost(f"attention to the text, {count} heads, {side}×{side} positions", level,
+                    maps + 2 * channels + dense + 2 * channels + 2 * channels + 2 * width,
+                    2 * (maps * side**2 + dense * length) + 4 * channels * side**2 * length, kept,
+                    self.bytes * values, _FLOAT32 * max(weights, values))
 
     def convolution(self, name, level, c_in, c_out, side_in, side_out):
         weights, kept = 9 * c_in * c_out, self.bytes * c_in * side_in**2
