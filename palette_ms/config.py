@@ -612,6 +612,11 @@ def _check_distillation(config, where):
 
 
 def _check_text(model, where):
+    if model.res_blocks is not None and len(model.res_blocks) != len(model.channel_mults):
+        raise UserError(f"{where}: model.res_blocks must name {len(model.channel_mults)} numbers, one for each level "
+                        "in model.channel_mults")
+    if model.res_blocks is not None and min(model.res_blocks) < 0:
+        raise UserError(f"{where}: model.res_blocks must not be negative")
     for name in ("text_channels", "text_length", "text_width"):
         if getattr(model, name) is not None and getattr(model, name) < 1:
             raise UserError(f"{where}: model.{name} must be above 0")

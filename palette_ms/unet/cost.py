@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Optional
 
-from palette_ms.unet.plan import block_shape, heads, multiple, plan, text_width
+from palette_ms.unet.plan import attention_width, block_shape, heads, multiple, plan, resamples_by_blocks, text_width
 
 _FLOAT32 = 4
 
@@ -57,10 +57,11 @@ def costs(model, size, value_bytes=4):
             found.append(counting.reading(step.level, step.c_out, here))
         if step.resample:
             there = here * 2 if step.resample == "up" else here // 2
-            if model.resblock_updown:
+            if resamples_by_blocks(model):
                 found.append(counting.residual(step.level, step.c_out, step.c_out, here, there))
             else:
-                found.append(counting.convolution("resampling", step.level, step.c_out, step.c_out,
+                found.append(counting.convolution("resampling", step.level,
+                                                  step.c_in if step.kind == "resampling" else step.c_out, step.c_out,
                                                   max(here, there), there))
     found.append(counting.output(up[-1].c_out, model.out_channels * patch, side))
     return found
@@ -103,8 +104,8 @@ def attention_bytes(model, height, width):
         if step.attends:
             count, positions = block_shape(height >> step.level, width >> step.level, model.attention_blocks,
                                            model.attention_block_size)
-            own = count * heads(step.c_out, model.num_heads, model.num_head_channels) * positions**2
-            largest = max(largest, 4 * own)
+            number = heads(attention_width(model, step.c_out), model.num_heads, model.num_head_channels)
+            largest = max(largest, 4 * count * number * positions**2)
     return largest
 
 
@@ -169,7 +170,7 @@ class _Counting:
         before, after = c_in * side_in**2, c_out * side_out**2
         resampled = c_in * side_out**2
         first, second = 9 * c_in * c_out, 9 * c_out * c_out
-        skip = c_in * c_out if c_in != c_out else 0
+        skip = c_in * c_out if c_in != c_out or self.model.kind == "efficient" else 0
         conditions = c_out * (2 if self.model.scale_shift else 1)
         dense = self.time_channels * conditions
         kept = (self.normalised(before) + self.normalised(after)
@@ -181,16 +182,17 @@ class _Counting:
                     _FLOAT32 * max(before, after))
 
     def attention(self, level, channels, side):
-        model, values = self.model, channels * side**2
-        heads = channels // model.num_head_channels if model.num_head_channels else model.num_heads
+        model, values, width = self.model, channels * side**2, attention_width(self.model, channels)
+        number = heads(width, model.num_heads, model.num_head_channels)
+        wide = width * side**2
         count, positions = block_shape(side, side, model.attention_blocks, model.attention_block_size)
-        weights = count * heads * positions**2
+        weights = count * number * positions**2
         # Of the normalisation no Swish; queries, keys and values; the weights as softmax gives them and as they are
         # multiplied; the input of the last convolution.
-        kept = (2 * _FLOAT32 + 5 * self.bytes) * values + (_FLOAT32 + self.bytes) * weights
-        return Cost(f"attention, {heads} heads, {side}×{side} positions", level,
-                    4 * channels * channels + 6 * channels,
-                    2 * 4 * channels * channels * side**2 + 4 * channels * count * positions**2,
+        kept = (2 * _FLOAT32 + self.bytes) * values + 4 * self.bytes * wide + (_FLOAT32 + self.bytes) * weights
+        return Cost(f"attention, {number} heads, {side}×{side} positions", level,
+                    4 * channels * width + 3 * width + 3 * channels,
+                    2 * 4 * channels * width * side**2 + 4 * width * count * positions**2,
                     kept, self.bytes * values, _FLOAT32 * max(weights, values))
 
     def output(self, c_in, c_out, side):

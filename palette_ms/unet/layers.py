@@ -330,10 +330,10 @@ def _halving(width):
 class UpsampleConv(nn.Cell):
     """Doubling, then a 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
-    def __init__(self, channels):
+    def __init__(self, in_channels, out_channels):
         super().__init__()
         self.upsample = Upsample()
-        self.conv = conv(channels, channels, 3)
+        self.conv = conv(in_channels, out_channels, 3)
 
     def construct(self, x, emb, numbers=None, text=None):
         return self.conv(self.upsample(x))
@@ -342,9 +342,9 @@ class UpsampleConv(nn.Cell):
 class DownsampleConv(nn.Cell):
     """Halving by a strided 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
-    def __init__(self, channels):
+    def __init__(self, in_channels, out_channels):
         super().__init__()
-        self.conv = conv(channels, channels, 3, stride=2)
+        self.conv = conv(in_channels, out_channels, 3, stride=2)
 
     def construct(self, x, emb, numbers=None, text=None):
         return self.conv(x)

@@ -20,6 +20,8 @@ class Step(NamedTuple):
         dilation: of the residual block.
         resample: "down", "up" or None.
         reads: the text is looked at after the residual block and self-attention.
+        keeps: of the way down: what comes out is joined to the way up.
+        joins: of the way up: what was kept last is joined to what comes in.
     """
 
     kind: str
@@ -30,13 +32,18 @@ class Step(NamedTuple):
     dilation: int = 1
     resample: Optional[str] = None
     reads: bool = False
+    keeps: bool = False
+    joins: bool = False
 
 
 def plan(model):
     """The steps of a `UNet` with a `ModelConfig`: (way down, middle, way up).
 
-    On the way up a step's `c_in` counts the skip connection that is concatenated to its input.
+    On the way up a step's `c_in` counts the skip connection that is concatenated to its input. What the first
+    convolution makes is kept in front of all, if not in an efficient network.
     """
+    if model.kind == "efficient":
+        return _efficient(model)
     attends = model.attention in ("global", "local")
 
     def is_attended(level):
@@ -46,14 +53,14 @@ def plan(model):
     readers = model.attention_resolutions if model.text_resolutions is None else model.text_resolutions
 
     def residual_blocks(level):
-        return model.num_res_blocks * (2 if is_attended(level) and not attends else 1)
+        return blocks_of_level(model, level) * (2 if is_attended(level) and not attends else 1)
 
-    def stage(level, c_in, c_out, index, resample=None):
+    def stage(level, c_in, c_out, index, resample=None, **joint):
         """The block of that index in its level."""
         is_dilated = is_attended(level) and model.attention == "dilated"
-        dilation = 2 ** (index % (2 * model.num_res_blocks)) if is_dilated else 1
+        dilation = 2 ** (index % (2 * blocks_of_level(model, level))) if is_dilated else 1
         return Step("stage", level, c_in, c_out, attends and is_attended(level), dilation, resample,
-                    takes_text and 2**level in readers)
+                    takes_text and 2**level in readers, **joint)
 
     channels = int(model.base_channels * model.channel_mults[0])
     last = len(model.channel_mults) - 1
@@ -61,10 +68,10 @@ def plan(model):
     for level, mult in enumerate(model.channel_mults):
         for i in range(residual_blocks(level)):
             c_in, channels = channels, int(model.base_channels * mult)
-            down.append(stage(level, c_in, channels, i))
+            down.append(stage(level, c_in, channels, i, keeps=True))
             skips.append(channels)
         if level != last:
-            down.append(Step("resampling", level, channels, channels, resample="down"))
+            down.append(Step("resampling", level, channels, channels, resample="down", keeps=True))
             skips.append(channels)
 
     middle = [Step("stage", last, channels, channels, attends, reads=takes_text),
@@ -75,8 +82,49 @@ def plan(model):
         for i in range(residual_blocks(level) + 1):
             c_in, channels = channels + skips.pop(), int(model.base_channels * mult)
             ends_level = level != 0 and i == residual_blocks(level)
-            up.append(stage(level, c_in, channels, i, "up" if ends_level else None))
+            up.append(stage(level, c_in, channels, i, "up" if ends_level else None, joins=True))
     return down, middle, up
+
+
+def _efficient(model):
+    """`plan` of an efficient network."""
+    attends = model.attention in ("global", "local")
+    readers = model.attention_resolutions if model.text_resolutions is None else model.text_resolutions
+    widths = [int(model.base_channels * mult) for mult in model.channel_mults]
+
+    def stages(level, c_in, **joint):
+        count = blocks_of_level(model, level)
+        for i in range(count):
+            ends = i == count - 1
+            yield Step("stage", level, c_in, widths[level],
+                       ends and attends and 2**level in model.attention_resolutions,
+                       reads=ends and model.text_channels is not None and 2**level in readers, **joint)
+
+    down, up = [], []
+    for level, width in enumerate(widths):
+        if level:
+            down.append(Step("resampling", level - 1, widths[level - 1], width, resample="down"))
+        down += stages(level, width, keeps=True)
+    for level, width in reversed(list(enumerate(widths))):
+        up += stages(level, 2 * width, joins=True)
+        if level:
+            up.append(Step("resampling", level, width, widths[level - 1], resample="up"))
+    return down, [], up
+
+
+def blocks_of_level(model, level):
+    """How many residual blocks the way down has there, but for more in place of attention."""
+    return model.num_res_blocks if model.res_blocks is None else model.res_blocks[level]
+
+
+def attention_width(model, channels):
+    """Of all heads of self-attention together, over maps of so many channels."""
+    return 2 * channels if model.kind == "efficient" else channels
+
+
+def resamples_by_blocks(model):
+    """Whether residual blocks change the size of maps, rather than convolutions."""
+    return model.resblock_updown and model.kind == "unet"
 
 
 def multiple(model):
@@ -113,9 +161,18 @@ def check(model):
             raise ValueError("text_width is that of text_blocks, and there are none")
         if model.text_blocks:
             heads(text_width(model), model.num_heads, model.num_head_channels)
+    blocks = model.res_blocks
+    if blocks is not None and (len(blocks) != len(model.channel_mults) or min(blocks) < (model.kind == "unet")
+                               or not sum(blocks)):
+        raise ValueError("res_blocks is a number for each level, at least 1; of an efficient network at least 0, and "
+                         "not 0 for all")
+    if model.kind == "efficient" and model.attention == "dilated":
+        raise ValueError("attention: dilated is not for an efficient network")
     down, middle, up = plan(model)
     for step in (*down, *middle, *up):
-        if step.attends or step.reads:
+        if step.attends:
+            heads(attention_width(model, step.c_out), model.num_heads, model.num_head_channels)
+        if step.reads:
             heads(step.c_out, model.num_heads, model.num_head_channels)
 
 

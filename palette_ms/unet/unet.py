@@ -1,6 +1,7 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
 import dataclasses
+import math
 from typing import Any, Optional
 
 from mindspore import Parameter, nn, ops
@@ -11,7 +12,7 @@ from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.config import ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.lora import LowRank
-from palette_ms.unet.plan import check, multiple, plan, text_width
+from palette_ms.unet.plan import attention_width, check, multiple, plan, resamples_by_blocks, text_width
 from palette_ms.unet.text import CrossAttention, TextEmbedding
 
 
@@ -76,21 +77,22 @@ class UNet(nn.Cell):
 
         def residual(c_in, c_out, resample=None, dilation=1):
             return ResidualBlock(c_in, c_out, time_channels, config.dropout, config.scale_shift, resample,
-                                 config.norm_groups, dilation)
+                                 config.norm_groups, dilation, config.kind == "efficient")
 
-        def resampling(channels, way):
-            if config.resblock_updown:
-                return residual(channels, channels, way)
-            return UpsampleConv(channels) if way == "up" else DownsampleConv(channels)
+        def resampling(c_in, c_out, way):
+            if resamples_by_blocks(config):
+                return residual(c_in, c_out, way)
+            return (UpsampleConv if way == "up" else DownsampleConv)(c_in, c_out)
 
         def build(step):
-            resample = resampling(step.c_out, step.resample) if step.resample else None
             if step.kind == "resampling":
-                return resample
+                return resampling(step.c_in, step.c_out, step.resample)
+            resample = resampling(step.c_out, step.c_out, step.resample) if step.resample else None
             block = None
             if step.attends:
                 block = AttentionBlock(step.c_out, config.num_heads, config.num_head_channels, config.norm_groups,
-                                       config.attention_blocks, config.attention_block_size)
+                                       config.attention_blocks, config.attention_block_size,
+                                       attention_width(config, step.c_out))
             reading = None
             if step.reads:
                 reading = CrossAttention(step.c_out, text_width(config), config.num_heads, config.num_head_channels,
@@ -108,12 +110,17 @@ class UNet(nn.Cell):
             self.source_embedding = TimeEmbedding(config.base_channels, time_channels)
         self.conv_in = conv(config.in_channels * config.patch_size**2, down[0].c_in, 3)
         self.down = nn.CellList([build(step) for step in down])
-        self.middle1 = build(middle[0])
-        self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
+        self.has_middle = len(middle) > 0
+        if self.has_middle:
+            self.middle1 = build(middle[0])
+            self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
         self.up = nn.CellList([build(step) for step in up])
         self.levels = [step.level for step in (*down, *middle, *up)]
-        # How many of `down` stand at full size; one more of `up`.
+        # How many of `down` stand at full size, and where those of `up` begin.
         self.finest = sum(step.kind == "stage" and step.level == 0 for step in down)
+        self.finest_up = sum(step.level > 0 for step in up)
+        self.keeps, self.joins = [step.keeps for step in down], [step.joins for step in up]
+        self.is_efficient = config.kind == "efficient"
         channels = up[-1].c_out
         self.norm_out = GroupNorm(channels, config.norm_groups)
         self.act = Swish()
@@ -141,7 +148,8 @@ class UNet(nn.Cell):
 
         Once only, before the network is first called.
         """
-        for level, cell in zip(self.levels, (*self.down, self.middle1, self.middle2, *self.up)):
+        middle = (self.middle1, self.middle2) if self.has_middle else ()
+        for level, cell in zip(self.levels, (*self.down, *middle, *self.up)):
             if level < levels:
                 for _, block in cell.cells_and_names():
                     if isinstance(block, (ResidualBlock, AttentionBlock, CrossAttention)):
@@ -176,16 +184,18 @@ class UNet(nn.Cell):
             tokens, outside, pooled = self.text_embedding(text)
             emb, seen = emb + pooled, (tokens, outside)
         h = self.conv_in(self.to_patches(x))
-        skips = (h,)
+        skips = () if self.is_efficient else (h,)
         for i in range(self.finest):
             h = self.down[i](h, emb, dropout, seen)
-            skips = skips + (h,)
+            if self.keeps[i]:
+                skips = skips + (h,)
         if deep is None:
             deep = self.coarser_levels(h, emb, dropout, seen)
         h = deep
-        for i in range(self.finest + 1):
-            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout,
-                                                               seen)
+        for i in range(self.finest_up, len(self.up)):
+            if self.joins[i]:
+                h, skips = self.join(h, skips[-1]), skips[:-1]
+            h = self.up[i](h, emb, dropout, seen)
         h = self.conv_out(self.act(self.norm_out(h)))
         return self.from_patches(ops.cast(h, mstype.float32)), deep
 
@@ -193,11 +203,18 @@ class UNet(nn.Cell):
         skips = ()
         for i in range(self.finest, len(self.down)):
             h = self.down[i](h, emb, dropout, seen)
-            skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb, dropout, seen), emb, dropout)
-        for i in range(len(skips)):
-            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb, dropout, seen)
+            if self.keeps[i]:
+                skips = skips + (h,)
+        if self.has_middle:
+            h = self.middle2(self.middle1(h, emb, dropout, seen), emb, dropout)
+        for i in range(self.finest_up):
+            if self.joins[i]:
+                h, skips = self.join(h, skips[-1]), skips[:-1]
+            h = self.up[i](h, emb, dropout, seen)
         return h
+
+    def join(self, h, skip):
+        return ops.concat((h, skip * math.sqrt(0.5) if self.is_efficient else skip), 1)
 
     def to_patches(self, x):
         p = self.patch_size
