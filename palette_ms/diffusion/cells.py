@@ -125,6 +125,31 @@ class ToldUNet(nn.Cell):
         return self.unet(x, time, label, None, text, noise)
 
 
+class Exported(nn.Cell):
+    """A network called with the inputs that it takes alone, in order, as exported files are: x, gamma, and what there
+    is of label, text and source_noise.
+
+    Args:
+        unet: called as unet(x, gamma, label, dropout, text, source_noise).
+        model: `palette_ms.unet.config.ModelConfig`.
+    """
+
+    def __init__(self, unet, model):
+        super().__init__()
+        self.unet = unet
+        places, count = [], 0
+        for takes in (model.num_classes is not None, model.text_channels is not None, model.source_noise):
+            places.append(count if takes else -1)
+            count += takes
+        self.label, self.text, self.noise = places
+
+    def construct(self, x, gamma, *rest):
+        label = rest[self.label] if self.label >= 0 else None
+        text = rest[self.text] if self.text >= 0 else None
+        noise = rest[self.noise] if self.noise >= 0 else None
+        return self.unet(x, gamma, label, None, text, noise)
+
+
 class GuidedUNet(nn.Cell):
     """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1), or by
     a text.
