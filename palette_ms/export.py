@@ -75,7 +75,9 @@ def main():
     how = functools.partial(write_onnx, palette) if suffix == ".onnx" else functools.partial(write_mindir, cell, inputs)
     write(how, cell, inputs, args.output)
     for name, array in inputs.items():
-        free = ("N", *array.shape[1:2], "H", "W")[:array.ndim] if suffix == ".onnx" else array.shape
+        free = array.shape
+        if suffix == ".onnx":
+            free = ("N", array.shape[1], "H", "W") if name == "x" else ("N", *array.shape[1:])
         print(f"{name}: {array.dtype} ({', '.join(map(str, free))})")
     print(args.output)
 
