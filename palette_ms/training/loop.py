@@ -116,6 +116,7 @@ class Trainer:
             except ValueError as error:
                 raise UserError(f"training.lora.targets: {error}") from None
         if config.distillation:
+            self._check_encoder(checkpoint)
             self.teacher = checkpoint.load_unet()
             self.pictures_before = checkpoint.pictures
             _freeze(self.teacher, "teacher")
