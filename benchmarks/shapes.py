@@ -11,7 +11,6 @@ name a size or a place the share that has it. The last line is what the detector
 base's and enlarged.
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from shapes_data import COLOURS, COUNTS, PLACES, RELATIONS, SIZES, draw_scene, render
 
-from palette_ms.data.files import expand
 from palette_ms.seeds import generator
 
 SIDE = 64  # to which pictures are brought
@@ -31,8 +29,9 @@ _LEAST = 0.006  # of the picture: smaller spots are none
 _COVERED = 0.5  # from here on a pixel is a thing's
 _RIM = 3  # pixels around it, in which a blurred edge ends
 _FAR = 60  # from the line between background and colour, in grey levels: another colour
-# What tells shapes apart, whatever their size, and hardly changes as they are blurred. Skewness from top to bottom: of a
-# triangle −0.57, of the others 0. E[x² y²] / (E[x²] E[y²]): of a circle 2/3, of a square, whose x and y are independent, 1.
+# What tells shapes apart, whatever their size, and hardly changes as they are blurred. Skewness from top to bottom: of
+# a triangle −0.57, of the others 0. E[x² y²] / (E[x²] E[y²]): of a circle 2/3; of a square, whose x and y are
+# independent, 1.
 _SKEWED, _INDEPENDENT = -0.22, 0.87
 _AREAS = {"triangle": 1 / 2, "circle": np.pi / 4, "square": 1}  # over that of the box
 _BETWEEN = 0.1625, 0.197  # half sides that part small from usual and usual from large things

@@ -217,9 +217,9 @@ class Palette:
             details: whether a record comes back in place of each list of results.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
-                tolerance, guidance, reuse, flips, start, repeats, jump, refine, refine_noise, source_noise: see
-                `palette_ms.diffusion.samplers.Sampling`; text, for models that take one: a
-                `palette_ms.data.captions.Text`, for all pictures; and best, score, mix, blend, resample,
+                tolerance, guidance, reuse, flips, start, repeats, jump, refine, refine_noise, source_noise: see `palette_ms.diffusion.samplers.Sampling`; text, for models that take
+                one: a `palette_ms.data.captions.Text`, for all pictures; label, the class of the pictures, for models
+                that are told one (None: each sample draws one); and best, score, mix, blend, resample,
                 resample_regions, confidence: see `palette_ms.quality.stage.Quality`.
 
         Returns: list of `num_samples` results, or of those that `best` and `mix` make of them, as the target's form
@@ -256,6 +256,7 @@ class Palette:
             return results if several else results[0]
         place = self.config.place(task or (self.tasks[0] if len(self.tasks) == 1 else "colorization"))
         task = self.config.tasks[place]
+        label = options.pop("label", None)
         check_counts(num_samples, seed, first_sample)
         tiled = tile is not None
         if task.usage and not tiled:
@@ -271,12 +272,16 @@ class Palette:
         originals = self._read(images, source)
         height, width = source.shown(originals[0]).shape[:2]
         size = height, width = task.checked_size(height, width, asked[0])
-        originals = [source.resized(original, *size) for original in originals]
+        originals = [source.resized(original, *size, task.filter) for original in originals]
         pictures = [source.shown(original) for original in originals]
         softened = [_batch(masks) for masks in zip(*(
             task.checked_holes(height, width, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
+        if label is not None or task.classes:
+            if not task.classes:
+                raise UserError("label is for models of classes of pictures, and this one knows none")
+            labels = self._labels(label, range(first_sample, first_sample + num_samples), seed)
         channels = self.config.data.channels
         if channels.source != channels.target and not all(hole.all() for hole in holes):
             raise UserError(f"a mask needs results of as many channels as their sources, and this model makes "

@@ -136,8 +136,8 @@ def render(rng, scene, size):
     picture = np.full((size, size, 3), rng.uniform(205, 235), np.float32)
     for thing, (x, y, half) in zip(scene.all_things, place_things(rng, scene)):
         u, v = (axis[None] - np.float32(x)) / half, (axis[:, None] - np.float32(y)) / half
-        inside = {"circle": lambda: u**2 + v**2 <= 1, "square": lambda: np.maximum(abs(u), abs(v)) <= 1,
-                  "triangle": lambda: (v <= 1) & (2 * abs(u) <= v + 1)}[thing.shape]()
+        inside = {"circle": u**2 + v**2 <= 1, "square": np.maximum(abs(u), abs(v)) <= 1,
+                  "triangle": (v <= 1) & (2 * abs(u) <= v + 1)}[thing.shape]
         cover = cv2.resize(inside.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)[..., None]
         colour = np.float32(COLOURS[thing.colour]) + rng.uniform(-12, 12, 3).astype(np.float32)
         picture += cover * (colour - picture)

@@ -1,0 +1,196 @@
+"""From text to picture, stage by stage: data and detector, guidance, thresholds, upsamplers, the cascade."""
+
+import json
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+from PIL import Image
+
+from palette_ms import Palette
+from palette_ms.checkpoint import build_unet
+from palette_ms.config import ModelConfig
+from palette_ms.errors import UserError
+from palette_ms.tasks.super_resolution import SuperResolution
+from palette_ms.torch_weights.conversion import convert, export
+from palette_ms.torch_weights.files import read_tensors, write_pth
+from palette_ms.torch_weights.names import to_torch
+
+# guided-diffusion's published flags of 64_256_upsampler.pt, and of the other one
+FLAGS_64_256 = ("--attention_resolutions 32,16,8 --class_cond True --diffusion_steps 1000 --large_size 256 "
+                "--small_size 64 --learn_sigma True --noise_schedule linear --num_channels 192 --num_heads 4 --num_res_blocks 2 "
+                "--resblock_updown True --use_fp16 True --use_scale_shift_norm True")
+FLAGS_128_512 = ("--attention_resolutions 32,16 --class_cond True --diffusion_steps 1000 --large_size 512 --small_size "
+                 "128 --learn_sigma True --noise_schedule linear --num_channels 192 --num_head_channels 64 "
+                 "--num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True")
+
+
+# Pictures of shapes
+
+
+@pytest.fixture(scope="module")
+def shapes(repository):
+    sys.path.insert(0, str(repository / "benchmarks"))
+    try:
+        import shapes
+    finally:
+        sys.path.pop(0)
+    return shapes
+
+
+@pytest.mark.parametrize("small, side", [(16, 64), (32, 32), (64, 64)])
+def test_the_detector_tells_what_is_in_true_pictures(shapes, small, side):
+    scenes = shapes.held_out_scenes(250, 5)
+    right = shapes.shares(list(shapes.true_pictures(scenes, 6, side, small)), scenes)
+    assert min(right.values()) >= 0.99, right
+
+
+def test_the_detector_is_not_pleased_with_another_scene(shapes):
+    scenes = [scene for scene in shapes.held_out_scenes(200, 7) if scene.relation]
+    turned = [scene._replace(relation={"above": "below", "below": "above", "left of": "right of",
+                                       "right of": "left of"}[scene.relation]) for scene in scenes]
+    pictures = list(shapes.true_pictures(scenes, 8, 64, 64))
+    right = shapes.shares(pictures, turned)
+    assert right["relation"] == 0 and right["both"] == 1
+    others = [scene._replace(things=scene.things[:1], relation=None) for scene in scenes]
+    assert shapes.shares(pictures, others)["colour"] == 0
+    swapped = [scene._replace(things=(scene.things[0]._replace(colour=scene.things[1].colour),
+                                      scene.things[1]._replace(colour=scene.things[0].colour)))
+               for scene in scenes if len({thing.colour for thing in scene.things}) == 2
+               and len({thing.shape for thing in scene.things}) == 2]
+    assert swapped and shapes.shares(
+        list(shapes.true_pictures(swapped, 8, 64, 64)), swapped)["both"] == 1
+
+
+def test_what_is_held_out_is_never_trained_on_however_it_is_said(shapes):
+    from shapes_data import draw_scene
+
+    rng = np.random.default_rng(0)
+    trained = {draw_scene(rng, False) for _ in range(2000)}
+    reverse = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
+    meanings = {(frozenset([(scene.things[0][1:], scene.relation), (scene.things[1][1:], reverse[scene.relation])]))
+                for scene in trained if scene.relation}
+    held_out = [scene for scene in shapes.held_out_scenes(300, 0) if scene.relation]
+    assert held_out and not any(frozenset([(scene.things[0][1:], scene.relation),
+                                           (scene.things[1][1:], reverse[scene.relation])]) in meanings
+                                for scene in held_out)
+    words = {word for scene in trained for word in scene.caption.split()}
+    assert {word for scene in held_out for word in scene.caption.split()} <= words
+
+
+def test_the_script_writes_captions_and_an_encoder_that_reads_words_in_their_order(shapes, tmp_path):
+    from shapes_data import write_encoder, write_pictures
+
+    from palette_ms.text import Tokenizer, load_encoder
+
+    write_pictures(tmp_path / "train", 3, 32, 0, False)
+    write_encoder(tmp_path / "t5", 0)
+    assert Image.open(tmp_path / "train" / "000002.png").size == (32, 32)
+    assert (tmp_path / "train" / "000002.txt").read_text().startswith(("a ", "two ", "three "))
+    ids, mask = Tokenizer(tmp_path / "t5")(["a red circle above a blue square", "a blue square above a red circle"])
+    assert 2 not in ids and mask.all()  # no word is unknown
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    said = load_encoder(tmp_path / "t5")(Tensor(ids), Tensor(mask)).asnumpy()
+    circles = said[ids == ids[0, 2]]  # the same word in the one and in the other
+    # Beside that of two words, their difference is what tells the network which of them is above.
+    assert np.linalg.norm(circles[0] - circles[1]) > 0.3 * np.linalg.norm(said[0, 2] - said[0, 6])
+
+
+# guided-diffusion's upsamplers
+
+
+@pytest.mark.parametrize("flags, mults, attention, scale", [
+    (FLAGS_64_256, (1, 1, 2, 2, 4, 4), (8, 16, 32), 4), (FLAGS_128_512, (1, 1, 2, 2, 4, 4), (16, 32), 4)])
+def test_the_upsamplers_published_flags_are_understood(flags, mults, attention, scale):
+    from palette_ms.config import config_from_dict
+    from palette_ms.torch_weights.configs import adm_config, read_foreign_config
+    from palette_ms.torch_weights.conversion import _complete_adm
+
+    raw = adm_config(read_foreign_config(flags))
+    assert raw.pop("split_in_heads")
+    _complete_adm(raw, [])
+    config = config_from_dict(raw, "flags")
+    model, task = config.model, config.tasks[0]
+    assert (model.in_channels, model.out_channels, model.base_channels, model.num_classes) == (6, 6, 192, 1000)
+    assert (model.channel_mults, model.attention_resolutions) == (mults, attention)
+    assert (task.scales, task.interpolation, task.classes) == ((scale,), "bilinear", True)
+    assert config.diffusion.variance == "learned_range" and config.diffusion.time_input == "t"
+
+
+@pytest.fixture(scope="module")
+def upsampler(tmp_path_factory):
+    """(the file with the published names, its tensors, what it was converted to)."""
+    folder = tmp_path_factory.mktemp("upsampler")
+    unet = build_unet(ModelConfig(out_channels=6, base_channels=32, channel_mults=(1, 2), num_res_blocks=1,
+                                  attention_resolutions=(2,), num_heads=4, num_classes=5))
+    rng = np.random.default_rng(0)
+    tensors = to_torch({name: np.float32(0.1 * rng.standard_normal(parameter.shape))
+                        for name, parameter in unet.parameters_and_names()}, unet, "adm")
+    write_pth(folder / "8_32_upsampler.pt", tensors)
+    (folder / "flags.json").write_text(json.dumps({
+        "attention_resolutions": "16", "large_size": 32, "small_size": 8, "learn_sigma": True, "num_channels": 32,
+        "channel_mult": "1,2", "num_heads": 4, "num_res_blocks": 1, "resblock_updown": True,
+        "use_scale_shift_norm": True, "num_classes": 5}))
+    return folder, tensors, convert(folder / "8_32_upsampler.pt", None, folder / "flags.json")
+
+
+def test_an_upsampler_takes_the_source_where_its_program_puts_it(upsampler):
+    folder, tensors, converted = upsampler
+    unet = build_unet(converted.config.model)
+    for name, parameter in unet.parameters_and_names():
+        parameter.set_data(Tensor(converted.weights[name]))
+    rng = np.random.default_rng(1)
+    small, noisy = rng.uniform(-1, 1, (1, 3, 4, 4)).astype(np.float32), rng.standard_normal((1, 3, 16, 16), np.float32)
+    source = np.stack([np.stack([bilinear(channel, 16) for channel in small[0]])])
+    # F.conv2d of torch.cat([x, upsampled], 1), by its definition at one inner position
+    first, bias = tensors["input_blocks.0.0.weight"], tensors["input_blocks.0.0.bias"]
+    theirs = np.concatenate((noisy, source), 1)
+    expected = (first * theirs[0, :, 4:7, 8:11]).sum((1, 2, 3)) + bias
+    said = unet.conv_in(Tensor(np.concatenate((source, noisy), 1).astype(np.float32))).asnumpy()[0, :, 5, 9]
+    np.testing.assert_allclose(said, expected, rtol=1e-4, atol=1e-5)
+
+
+def bilinear(picture, side):
+    """F.interpolate(…, mode="bilinear") by its definition: pixel centres, and the border repeated."""
+    at = np.clip((np.arange(side) + 0.5) * len(picture) / side - 0.5, 0, len(picture) - 1)
+    low = np.floor(at).astype(int)
+    high, share = np.minimum(low + 1, len(picture) - 1), at - low
+    rows = (1 - share)[:, None] * picture[low] + share[:, None] * picture[high]
+    return (1 - share) * rows[:, low] + share * rows[:, high]
+
+
+def test_an_upsamplers_source_is_small_by_the_mean_and_large_bilinearly():
+    picture = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16)).astype(np.float32)
+    source, mask = SuperResolution(interpolation="bilinear").pair(picture, np.random.default_rng(0))
+    small = picture.reshape(3, 4, 4, 4, 4).mean((2, 4))
+    np.testing.assert_allclose(source, [bilinear(channel, 16) for channel in small], atol=1e-6)
+    assert mask is None
+
+
+def test_an_upsampler_goes_back_to_the_file_it_came_from(upsampler, tmp_path):
+    from palette_ms.checkpoint import Checkpoint, save_checkpoint
+
+    folder, tensors, converted = upsampler
+    save_checkpoint(tmp_path / "sr.safetensors", converted.config, weights=converted.weights)
+    export(Checkpoint(tmp_path / "sr.safetensors"), tmp_path / "back.pt")
+    back = read_tensors(tmp_path / "back.pt")
+    assert back.keys() == tensors.keys()
+    assert all((back[name] == tensors[name]).all() for name in tensors)
+
+
+def test_an_upsampler_is_told_the_class(upsampler, tmp_path):
+    from palette_ms.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "sr.safetensors", upsampler[2].config, weights=upsampler[2].weights)
+    palette = Palette.load(tmp_path / "sr.safetensors", "cpu")
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
+
+    def made(**asked):
+        return np.asarray(palette.restore(small, sampler="ddim", steps=2, **asked)[0]).astype(int)
+
+    assert made(label=1).shape == (32, 32, 3)
+    assert (made(label=1) != made(label=2)).any() and (made(label=1) == made(label=1)).all()
+    with pytest.raises(UserError, match="0 to 4"):
+        made(label=5)
