@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from palette_ms.diffusion.denoisers import ReusingUNet, Told, flipped, guided, is_cell, labelled
 from palette_ms.diffusion.samplers import Sampler, create_chain, create_sampler
+from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.diffusion.tiles import TiledUNet, blend, spans
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
@@ -205,7 +206,7 @@ class Chains:
 
     def _key(self, labels, sampling):
         """What decides over the Cells around the network."""
-        return labels, sampling.guidance, sampling.flips, len(self._told(sampling)[0])
+        return labels, sampling.guided_by, sampling.flips, len(self._told(sampling)[0])
 
     def _told(self, sampling):
         """(text, source_noise) as the network is told them; those that it does not take are None or ()."""
@@ -230,23 +231,26 @@ class Chains:
 
     def _around(self, unet, labels, sampling):
         """Labels, guidance and mirror images around the network; Cells, to be compiled with it, around a Cell."""
-        guidance, channels = sampling.guidance, self.config.data.channels.target
+        guidance, channels = sampling.guided_by, self.config.data.channels.target
+        gammas = None
+        if self.config.diffusion.time_input == "t":
+            gammas = make_gamma_schedule(**vars(self.config.diffusion.train_schedule))
         text, source_noise = self._told(sampling)
         has_text = len(text) > 0
-        told = (text if has_text else None, source_noise, guidance > 1)
+        told = (text if has_text else None, source_noise, sampling.guidance > 1)
         is_told = has_text or source_noise is not None
         if not is_cell(unet):
             unet = self._remembered(Told(unet, *told), labels, sampling) if is_told else unet
             unet = unet if labels is None else labelled(unet, labels)
-            unet = guided(unet, guidance, channels, has_text) if guidance > 1 else unet
+            unet = guided(unet, guidance, channels, gammas, has_text) if sampling.guidance > 1 else unet
             return flipped(unet, sampling.flips) if sampling.flips > 1 else unet
         from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet, ToldUNet
 
         if is_told:
             unet = self._remembered(ToldUNet(unet, *told), labels, sampling)
         if labels is not None:
-            unet = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
-        unet = GuidedUNet(unet, guidance, channels, has_text) if guidance > 1 else unet
+            unet = LabelledUNet(unet, labels * 2 if sampling.guidance > 1 else labels)
+        unet = GuidedUNet(unet, guidance, channels, gammas, has_text) if sampling.guidance > 1 else unet
         return FlippedUNet(unet, sampling.flips) if sampling.flips > 1 else unet
 
     def _remembered(self, told, labels, sampling):

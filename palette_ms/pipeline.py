@@ -217,7 +217,8 @@ class Palette:
             details: whether a record comes back in place of each list of results.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
-                tolerance, guidance, reuse, flips, start, repeats, jump, refine, refine_noise, source_noise: see `palette_ms.diffusion.samplers.Sampling`; text, for models that take
+                tolerance, guidance, guidance_schedule, guidance_interval, reuse, flips, start, repeats, jump, refine,
+                refine_noise, source_noise: see `palette_ms.diffusion.samplers.Sampling`; text, for models that take
                 one: a `palette_ms.data.captions.Text`, for all pictures; label, the class of the pictures, for models
                 that are told one (None: each sample draws one); and best, score, mix, blend, resample,
                 resample_regions, confidence: see `palette_ms.quality.stage.Quality`.
@@ -345,8 +346,9 @@ class Palette:
         strength = strength_of(gammas, noise)
         sampling = Sampling("ddim", min(calls, round(strength * len(gammas))), strength=strength,
                             dynamic_threshold=sampling.dynamic_threshold, tolerance=sampling.tolerance,
-                            guidance=sampling.guidance, text=sampling.text,
-                            source_noise=sampling.source_noise)
+                            guidance=sampling.guidance, guidance_schedule=sampling.guidance_schedule,
+                            guidance_interval=sampling.guidance_interval,
+                            text=sampling.text, source_noise=sampling.source_noise)
         view = inside(around(hole, self.config.data.image_size, self.chains.multiple))
         holes, key = hole[view][None], 2**20 + turn
         if alike:  # so many pictures of one sample each, which has the first one's noise

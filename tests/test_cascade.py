@@ -12,6 +12,11 @@ from PIL import Image
 from palette_ms import Palette
 from palette_ms.checkpoint import build_unet
 from palette_ms.config import ModelConfig
+from palette_ms.diffusion.cells import GuidedUNet, Update
+from palette_ms.diffusion.denoisers import guided
+from palette_ms.diffusion.guidance import Guidance
+from palette_ms.diffusion.samplers import Chain, Sampler, Sampling
+from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.errors import UserError
 from palette_ms.tasks.super_resolution import SuperResolution
 from palette_ms.torch_weights.conversion import convert, export
@@ -20,8 +25,8 @@ from palette_ms.torch_weights.names import to_torch
 
 # guided-diffusion's published flags of 64_256_upsampler.pt, and of the other one
 FLAGS_64_256 = ("--attention_resolutions 32,16,8 --class_cond True --diffusion_steps 1000 --large_size 256 "
-                "--small_size 64 --learn_sigma True --noise_schedule linear --num_channels 192 --num_heads 4 --num_res_blocks 2 "
-                "--resblock_updown True --use_fp16 True --use_scale_shift_norm True")
+                "--small_size 64 --learn_sigma True --noise_schedule linear --num_channels 192 --num_heads 4 "
+                "--num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True")
 FLAGS_128_512 = ("--attention_resolutions 32,16 --class_cond True --diffusion_steps 1000 --large_size 512 --small_size "
                  "128 --learn_sigma True --noise_schedule linear --num_channels 192 --num_head_channels 64 "
                  "--num_res_blocks 2 --resblock_updown True --use_fp16 True --use_scale_shift_norm True")
@@ -194,3 +199,80 @@ def test_an_upsampler_is_told_the_class(upsampler, tmp_path):
     assert (made(label=1) != made(label=2)).any() and (made(label=1) == made(label=1)).all()
     with pytest.raises(UserError, match="0 to 4"):
         made(label=5)
+
+
+# Guidance by schedule, and thresholds
+
+
+def network(x, time):
+    """Of a source that is there it says 1, of one that is not 0, in the picture's channels; beside it the time."""
+    given = (abs(x[:, :3]).sum((1, 2, 3)) > 0).astype(np.float32)[:, None, None, None]
+    return np.concatenate((np.broadcast_to(given, (len(x), 3, 2, 2)),
+                           np.broadcast_to(time[:, None, None, None], (len(x), 3, 2, 2))), 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("schedule, interval", [("constant", None), ("linear", None), ("cosine", (0.2, 3.0)),
+                                                ("constant", (0.5, 1.0))])
+@pytest.mark.parametrize("tells_step", [False, True])
+def test_guidance_by_schedule_is_what_it_is_in_numpy(schedule, interval, tells_step):
+    schedule_gammas = make_gamma_schedule("cosine", 10)
+    steps = np.array([0, 3, 5, 8, 9])
+    gammas, w = schedule_gammas[steps], 4.0
+    share = 2 / np.pi * np.arccos(np.sqrt(gammas))  # t/T of the continuous cosine schedule
+    f = {"constant": np.ones(5), "linear": 2 * (1 - share), "cosine": 1 + np.cos(np.pi * share)}[schedule]
+    if interval:
+        sigma = np.sqrt((1 - gammas) / gammas)
+        f = f * (sigma >= interval[0]) * (sigma <= interval[1])
+    # 1 with the source and 0 without: guided, it is the weight itself
+    x, told = np.ones((5, 6, 2, 2), np.float32), (steps if tells_step else gammas).astype(np.float32)
+    levels = schedule_gammas if tells_step else None
+    made = guided(network, Guidance(w, schedule, interval), 3, gammas=levels)(x, told)
+    np.testing.assert_allclose(made[:, 0, 0, 0], 1 + (w - 1) * f, rtol=1e-5)
+    np.testing.assert_array_equal(made[:, 3, 0, 0], told)  # a learned variance is that with the source
+
+    class Saying(ms.nn.Cell):
+        def construct(self, x, time):
+            given = ms.ops.cast(ms.ops.abs(x[:, :3]).sum((1, 2, 3), keepdims=True) > 0, ms.float32)
+            return ms.ops.broadcast_to(given, (x.shape[0], 3, 2, 2))
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    compiled = GuidedUNet(Saying(), Guidance(w, schedule, interval), 3, gammas=levels)(Tensor(x), Tensor(told))
+    np.testing.assert_allclose(compiled.asnumpy()[:, 0, 0, 0], 1 + (w - 1) * f, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_of_guidance_has_the_constants_mean_over_the_chain(schedule):
+    gammas = np.cos(np.pi / 2 * (np.arange(1000) + 0.5) / 1000) ** 2
+    assert Guidance(3.0, schedule).at(gammas).mean() == pytest.approx(3.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"guidance_schedule": "cubic"}, "unknown guidance_schedule"), ({"guidance_interval": (2.0, 1.0)}, "smaller first"),
+    ({"guidance_interval": (1.0,)}, "two numbers"), ({"guidance_interval": 3}, "two numbers")])
+def test_guidance_out_of_range_is_told(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(guidance=2.0, **wrong)
+
+
+def imagens_pseudo_code(x, p=99.5, method=None):
+    """Imagen's appendix: static thresholding without p's `method`, else dynamic, at one step."""
+    if method is None:
+        return np.clip(x, -1.0, 1.0)
+    s = np.percentile(np.abs(x), p, axis=tuple(range(1, x.ndim)), method=method)
+    s = np.max([s, np.ones_like(s)], 0)
+    s = s.reshape(-1, 1, 1, 1)
+    return np.clip(x, -s, s) / s
+
+
+def test_thresholding_is_imagens():
+    x = (np.array([0.2, 1.0, 3.0])[:, None, None, None]
+         * np.random.default_rng(0).standard_normal((3, 3, 8, 8))).astype(np.float32)
+    everywhere, rank = np.ones((1, 1, 1, 1), np.float32), Sampler(None, np.array([0.5]), [], dynamic_threshold=0.995)
+    for make in (Chain(None, True, True).bound, lambda *given: Update(True, True, False, False).bound(
+            *map(Tensor, given)).asnumpy()):
+        made = make(x, np.broadcast_to(everywhere, x[:, :1].shape).copy(), rank._rank(None, x.shape))
+        # The quantile is one of the values, the next below where it falls between two.
+        np.testing.assert_allclose(made, imagens_pseudo_code(x, 99.5, "lower"), rtol=1e-5)
+        # Between two of 192 values lies little: Imagen's own interpolation gives nearly the same.
+        np.testing.assert_allclose(made, imagens_pseudo_code(x, 99.5, "linear"), atol=0.06)
+    np.testing.assert_array_equal(Chain(None, True).bound(x, everywhere, None), imagens_pseudo_code(x))

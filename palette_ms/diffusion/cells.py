@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from palette_ms.diffusion.guidance import Guidance
 from palette_ms.diffusion.preconditioning import SOURCE_STD, needed
 from palette_ms.diffusion.process import scale
 from palette_ms.diffusion.samplers import BASE, ENDS, LIMIT, NEXT, TIME, A, B
@@ -160,16 +161,19 @@ class GuidedUNet(nn.Cell):
 
     Args:
         unet: the network, or a `LabelledUNet` or `ToldUNet` for 2 N pictures.
-        weight: w ≥ 1; 1 is the answer with the source or the text alone.
+        guidance: w ≥ 1, 1 is the answer with the source or the text alone; or a
+            `palette_ms.diffusion.guidance.Guidance`.
         channels: of the noisy picture.
+        gammas: (T,), γ of the steps that the network is told, the least noisy first; None: it is told γ.
         by_text: the source is kept.
     """
 
-    def __init__(self, unet, weight, channels=3, by_text=False):
+    def __init__(self, unet, guidance, channels=3, gammas=None, by_text=False):
         super().__init__()
         self.by_text = by_text
         self.unet = unet
-        self.weight = weight
+        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        self.gammas = None if gammas is None else Tensor(gammas, mstype.float32)
         self.channels = channels
 
     def construct(self, x, time):
@@ -179,8 +183,15 @@ class GuidedUNet(nn.Cell):
             without = ops.concat((ops.zeros_like(source), y_t), 1)
         x = ops.concat((x, without))
         given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
-        guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
+        guided = given[:, :self.channels] + (self.weight(time) - 1) * (given - without)[:, :self.channels]
         return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
+
+    def weight(self, time):
+        """w at each picture's noise level."""
+        if self.guidance.is_constant:
+            return self.guidance.weight
+        gamma = time if self.gammas is None else ops.gather(self.gammas, ops.cast(time, mstype.int32), 0)
+        return self.guidance.at(gamma, ops.asin, ops.sqrt).reshape((-1, 1, 1, 1))
 
 
 class FlippedUNet(nn.Cell):

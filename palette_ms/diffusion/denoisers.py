@@ -3,6 +3,8 @@ compiled with their network are in `palette_ms.diffusion.cells`."""
 
 import numpy as np
 
+from palette_ms.diffusion.guidance import Guidance
+
 
 def is_cell(denoiser):
     """Whether it is one of MindSpore's Cells, which take Tensors, rather than a function of arrays."""
@@ -53,19 +55,26 @@ class Told:
         return self.unet(x, time, label, None, text, noise)
 
 
-def guided(unet, weight, channels=3, by_text=False):
+def guided(unet, guidance, channels=3, gammas=None, by_text=False):
     """As `palette_ms.diffusion.cells.GuidedUNet`.
 
     Args:
         unet: called with 2 N pictures.
-        weight: w ≥ 1; 1 is the answer with the source or the text alone.
+        guidance: w ≥ 1, or a `palette_ms.diffusion.guidance.Guidance`.
         channels: of the noisy picture.
+        gammas: (T,), γ of the steps that the network is told, the least noisy first; None: it is told γ.
         by_text: the source is kept.
     """
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+
+    def weight(time):
+        gamma = time if gammas is None else gammas[np.int64(time)]
+        return np.reshape(guidance.at(gamma), (-1, 1, 1, 1))
+
     def answer(x, time):
         second = x if by_text else np.concatenate((np.zeros_like(x[:, :-channels]), x[:, -channels:]), 1)
         given, without = np.split(unet(np.concatenate((x, second)), np.concatenate((time, time))), 2)
-        guided = given[:, :channels] + np.float32(weight - 1) * (given - without)[:, :channels]
+        guided = given[:, :channels] + np.float32(weight(time) - 1) * (given - without)[:, :channels]
         return np.concatenate((guided, given[:, channels:]), 1)
 
     return answer

@@ -382,7 +382,8 @@ def _file(cls):
 
 # What `Palette.restore` and the commands take for every task.
 _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
-          "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
+          "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "guidance_schedule", "guidance_interval",
+          "reuse", "ckpt", "input", "output",
           "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
           "refine", "refine_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
           "details", "weights", "text", "source_noise"}
