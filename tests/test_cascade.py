@@ -9,15 +9,19 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from palette_ms import Palette
-from palette_ms.checkpoint import build_unet
-from palette_ms.config import ModelConfig
+import palette_ms.imagine
+from palette_ms import Palette, errors
+from palette_ms.cascade import Cascade
+from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint
+from palette_ms.config import ModelConfig, config_from_dict
+from palette_ms.data.captions import Text
 from palette_ms.diffusion.cells import GuidedUNet, Update
 from palette_ms.diffusion.denoisers import guided
 from palette_ms.diffusion.guidance import Guidance
 from palette_ms.diffusion.samplers import Chain, Sampler, Sampling
 from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.errors import UserError
+from palette_ms.seeds import generator
 from palette_ms.tasks.super_resolution import SuperResolution
 from palette_ms.torch_weights.conversion import convert, export
 from palette_ms.torch_weights.files import read_tensors, write_pth
@@ -109,7 +113,6 @@ def test_the_script_writes_captions_and_an_encoder_that_reads_words_in_their_ord
 @pytest.mark.parametrize("flags, mults, attention, scale", [
     (FLAGS_64_256, (1, 1, 2, 2, 4, 4), (8, 16, 32), 4), (FLAGS_128_512, (1, 1, 2, 2, 4, 4), (16, 32), 4)])
 def test_the_upsamplers_published_flags_are_understood(flags, mults, attention, scale):
-    from palette_ms.config import config_from_dict
     from palette_ms.torch_weights.configs import adm_config, read_foreign_config
     from palette_ms.torch_weights.conversion import _complete_adm
 
@@ -175,8 +178,6 @@ def test_an_upsamplers_source_is_small_by_the_mean_and_large_bilinearly():
 
 
 def test_an_upsampler_goes_back_to_the_file_it_came_from(upsampler, tmp_path):
-    from palette_ms.checkpoint import Checkpoint, save_checkpoint
-
     folder, tensors, converted = upsampler
     save_checkpoint(tmp_path / "sr.safetensors", converted.config, weights=converted.weights)
     export(Checkpoint(tmp_path / "sr.safetensors"), tmp_path / "back.pt")
@@ -186,8 +187,6 @@ def test_an_upsampler_goes_back_to_the_file_it_came_from(upsampler, tmp_path):
 
 
 def test_an_upsampler_is_told_the_class(upsampler, tmp_path):
-    from palette_ms.checkpoint import save_checkpoint
-
     save_checkpoint(tmp_path / "sr.safetensors", upsampler[2].config, weights=upsampler[2].weights)
     palette = Palette.load(tmp_path / "sr.safetensors", "cpu")
     small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
@@ -276,3 +275,199 @@ def test_thresholding_is_imagens():
         # Between two of 192 values lies little: Imagen's own interpolation gives nearly the same.
         np.testing.assert_allclose(made, imagens_pseudo_code(x, 99.5, "linear"), atol=0.06)
     np.testing.assert_array_equal(Chain(None, True).bound(x, everywhere, None), imagens_pseudo_code(x))
+
+
+# The cascade
+
+
+TINY = {"base_channels": 8, "channel_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2],
+        "num_head_channels": 8, "norm_groups": 4}
+DIFFUSION = {"prediction": "x0", "noise_input": "angle", "test_schedule": {"name": "cosine", "num_steps": 50}}
+ENLARGING = {"name": "super_resolution", "scales": [2]}
+
+
+@pytest.fixture(scope="module")
+def files(shapes, tmp_path_factory):
+    """A folder with a tiny T5, t5, and two stages that were trained with it, base.safetensors and sr.safetensors."""
+    from shapes_data import write_encoder
+
+    from palette_ms.text.encoder import TextEncoder
+
+    folder = tmp_path_factory.mktemp("cascade")
+    write_encoder(folder / "t5", 0, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    fingerprint = TextEncoder(folder / "t5").fingerprint
+    for name, tasks, size in (("base", [{"name": "unconditional"}], 8), ("sr", [ENLARGING], 16)):
+        config = config_of(tasks, size, fingerprint)
+        weights = {name: parameter.asnumpy() for name, parameter in build_unet(config.model).parameters_and_names()}
+        save_checkpoint(folder / f"{name}.safetensors", config, weights=weights)
+    return folder
+
+
+class Words:
+    """In place of an encoder: random tokens for each word."""
+
+    fingerprint = "words"
+
+    def __init__(self):
+        self.limits = []
+
+    def __call__(self, texts, limit):
+        self.limits.append(limit)
+        return [Text(text, np.float16([np.random.default_rng(list(word.encode())).standard_normal(16)
+                                       for word in text.split()]), self.fingerprint) for text in texts]
+
+
+def says(x, time, label=None, dropout=None, text=None, source_noise=None):
+    """In place of a network: an answer that hangs on all that it is told."""
+    told = 0.5 * np.tanh(x[:, -3:])
+    if x.shape[1] > 3:
+        told = told + 0.4 * x[:, :3]
+    for one in (text, source_noise, label):
+        if one is not None:
+            told = told + 0.3 * np.sin(np.reshape(one, (len(x), -1)).sum(1))[:, None, None, None]
+    return told.astype(np.float32)
+
+
+def stage(tasks, size, with_text=True, **model):
+    """A model with `says` for a network."""
+    palette = Palette(lambda: None, config_of(tasks, size, "words" if with_text else None, **model))
+    palette.chains.network, palette.sha256 = says, "-"
+    return palette
+
+
+def config_of(tasks, size, encoder, **model):
+    text = {"text_channels": 16, "text_length": 12} if encoder else {}
+    return config_from_dict({"model": {**TINY, **text, **model}, "diffusion": DIFFUSION, "tasks": tasks,
+                             "data": {"image_size": size, "text_encoder": encoder}}, "tiny")
+
+
+@pytest.fixture
+def cascade():
+    return Cascade([stage([{"name": "unconditional"}], 8), stage([ENLARGING], 16, source_noise=True)], Words())
+
+
+FEW = ({"sampler": "ddim", "steps": 2}, {"sampler": "ddim", "steps": 2})
+
+
+def test_a_cascade_makes_pictures_of_the_last_size_that_prompt_and_seed_decide(cascade):
+    def made(prompt="a red circle", **asked):
+        return [np.asarray(image).astype(int) for image in cascade.generate(prompt, options=FEW, **asked)]
+
+    first, second = made(num_samples=2)
+    assert first.shape == (16, 16, 3) and (first != second).any()
+    assert (made(num_samples=2)[1] == second).all() and (made(first_sample=1)[0] == second).all()
+    assert (made("a blue square")[0] != first).any() and (made(seed=1)[0] != first).any()
+
+
+def test_a_cascade_is_its_stages_one_after_the_other(cascade):
+    text, = cascade.encoder(["two red circles"], 12)
+    base, enlarging = cascade.stages
+    options = ({**FEW[0], "guidance": 2.0, "dynamic_threshold": 0.95}, {**FEW[1], "source_noise": 0.2})
+    small, = base.generate(1, text=text, seed=3, **options[0])
+    seed = int(generator(3, "stage", 1).integers(2**31))
+    large, = enlarging.restore(small, scale=2, text=text, seed=seed, **options[1])
+    made, = cascade.generate("two red circles", seed=3, options=options)
+    np.testing.assert_array_equal(np.asarray(made), np.asarray(large))
+
+
+def test_of_a_sweep_of_noise_the_best_is_taken(cascade):
+    levels = (0.0, 0.3, 0.6)
+    each = [np.asarray(cascade.generate("a red circle", options=(FEW[0], {**FEW[1], "source_noise": level}))[0])
+            for level in levels]
+    asked = []
+
+    def bright(pictures):
+        asked.append(len(pictures))
+        return [float(np.asarray(picture).mean()) for picture in pictures]
+
+    swept = (FEW[0], {**FEW[1], "source_noise": levels})
+    made, = cascade.generate("a red circle", options=swept, score=bright)
+    np.testing.assert_array_equal(np.asarray(made), max(each, key=np.mean))
+    assert asked == [1, 1, 1]
+    made = np.asarray(cascade.generate("a red circle", options=swept)[0])  # by the stage's own denoising error
+    scores = []
+    for level in levels:
+        small = cascade.stages[0].generate(1, text=cascade.encoder(["a red circle"], 12)[0], **FEW[0])[0]
+        scores.append(cascade.stages[1].restore(
+            small, scale=2, text=cascade.encoder(["a red circle"], 12)[0], source_noise=level, best=1, details=True,
+            seed=int(generator(0, "stage", 1).integers(2**31)), **FEW[1]).scores[0])
+    np.testing.assert_array_equal(made, each[int(np.argmax(scores))])
+
+
+def test_a_class_conditional_cascade_tells_all_stages_one_class():
+    cascade = Cascade([stage([{"name": "unconditional"}], 8, False, num_classes=3),
+                       stage([{**ENLARGING, "classes": True}], 16, False, num_classes=3)])
+    told = []
+    for one in cascade.stages:
+        sampler = one.chains.sampler
+        one.chains.sampler = lambda labels, *rest, sampler=sampler: told.append(labels) or sampler(labels, *rest)
+    cascade.generate(label=2, options=FEW)
+    assert told == [(2,), (2,)]
+    told.clear()
+    cascade.generate(num_samples=2, options=FEW, seed=4)
+    (drawn, first, second) = told
+    assert first == drawn[:1] and second == drawn[1:]
+
+
+def test_stages_that_do_not_fit_are_told_with_their_sizes():
+    base, far = stage([{"name": "unconditional"}], 8), stage([ENLARGING], 64)
+    for stages, message in (([base, far], "64×64; what comes before it makes 8×8, which becomes 16×16"),
+                            ([far], "begins with a model that makes some from nothing"),
+                            ([base, base], "models for super_resolution alone")):
+        with pytest.raises(UserError, match=message):
+            Cascade(stages)
+
+
+def test_a_cascade_without_texts_refuses_one():
+    with pytest.raises(UserError, match="none of these models takes a text"):
+        Cascade([stage([{"name": "unconditional"}], 8, False)]).generate("a red circle", options=FEW[:1])
+
+
+def imagine(*arguments):
+    """Runs python -m palette_ms.imagine in this process; returns its exit status."""
+    old, sys.argv = sys.argv, ["imagine", *map(str, arguments)]
+    try:
+        errors.run(palette_ms.imagine.main)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = old
+    return 0
+
+
+def test_the_verb_writes_a_picture_for_each_prompt(cascade, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Cascade, "load", lambda *_: cascade)
+    (tmp_path / "prompts.txt").write_text("a red circle\n\nthree green triangles\n")
+    common = ("--cascade", "a,b", "--sampler", "ddim", "--steps", "2", "--guidance", "1,1", "--source-noise", "0.1")
+    assert imagine(*common, "--prompts", tmp_path / "prompts.txt", "--num-samples", 2,
+                   "--output", tmp_path / "out") == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert names[0] == "0000_a_red_circle_0.png" and len(names) == 4
+    assert "8×8 → 16×16" in capsys.readouterr().err and set(cascade.encoder.limits) == {12}
+    made, = cascade.generate("a red circle", options=({**FEW[0]}, {**FEW[1], "source_noise": 0.1}))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / names[0])), np.asarray(made))
+
+
+@pytest.mark.parametrize("change, message", [
+    (["--prompt", " "], "the prompt is empty"), ([], "give one as --prompt"),
+    (["--prompt", "a", "--steps", "1,2,3"], "3 values, and the cascade 2 stages"),
+    (["--prompt", "a", "--encoder", "nowhere"], "nowhere"), (["--prompts", "nowhere.txt"], "cannot read --prompts"),
+    (["--prompt", "a", "--encoder", "OTHER"], "another T5"), (["--prompt", "a", "--encoder", "BARE"], "no tokenizer"),
+    (["--prompt", "a", "--encoder", None], "name the folder of the T5"), (["--prompt", "a", "--class", "1"], "classes"),
+    (["--prompt", "a", "--cascade", "gone.safetensors"], "gone.safetensors")])
+def test_what_is_wrong_is_told_in_a_line_or_two(files, tmp_path, capsys, shapes, change, message):
+    from shapes_data import write_encoder
+
+    arguments = {"--cascade": f"{files / 'base.safetensors'},{files / 'sr.safetensors'}", "--encoder": files / "t5",
+                 "--runtime": "mindspore", "--output": tmp_path / "out", **dict(zip(change[::2], change[1::2]))}
+    if arguments["--encoder"] in ("OTHER", "BARE"):
+        write_encoder(tmp_path / "other", 1, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+        if arguments["--encoder"] == "BARE":
+            (tmp_path / "other" / "tokenizer.json").unlink()
+        arguments["--encoder"] = tmp_path / "other"
+    given = [part for name, value in arguments.items() if value is not None for part in (name, value)]
+    assert imagine(*given) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "  "))]
+    assert 1 <= len(said) <= 2 and message in said[0]
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
