@@ -2,7 +2,7 @@
 and places, by a detector that learned nothing, on scenes that training never saw.
 
     python benchmarks/shapes.py base.safetensors,sr.safetensors --encoder DATA/t5 --output FOLDER [--guidance 1,3,6]
-        [--number 100] [--steps 20] [--sampler NAME] [--seed 0]
+        [--schedule cosine] [--source-noise 0.1] [--number 100] [--steps 20] [--sampler NAME] [--seed 0]
 
 DATA is what `scripts/shapes_data.py` wrote. Writes the pictures, a sheet of the first ones, and prints a table: of all
 pictures the share with the right colours, with the right shapes, with each colour on its shape; of those with two
@@ -11,20 +11,26 @@ name a size or a place the share that has it. The last line is what the detector
 base's and enlarged.
 """
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from shapes_data import COLOURS, COUNTS, PLACES, RELATIONS, SIZES, draw_scene, render
 
+from palette_ms.cascade import Cascade
+from palette_ms.data.files import expand
 from palette_ms.seeds import generator
 
 SIDE = 64  # to which pictures are brought
+_SHOWN = 8  # pictures of each kind on the sheet
 _LEAST = 0.006  # of the picture: smaller spots are none
 _COVERED = 0.5  # from here on a pixel is a thing's
 _RIM = 3  # pixels around it, in which a blurred edge ends
@@ -130,3 +136,47 @@ def true_pictures(scenes, seed, side, small):
     for k, scene in enumerate(scenes):
         picture = render(generator(seed, "true", k), scene, small)
         yield cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR) if side != small else picture
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cascade", help="checkpoints with commas between, the base first")
+    parser.add_argument("--encoder", required=True, help="folder of the T5")
+    parser.add_argument("--output", required=True, type=expand)
+    parser.add_argument("--guidance", default="1,3,6", help="weights of the base's guidance (default: %(default)s)")
+    parser.add_argument("--schedule", default="constant", help="of that weight (default: %(default)s)")
+    parser.add_argument("--source-noise", type=float, default=0.1, help="in the enlargement's source (default: 0.1)")
+    parser.add_argument("--number", type=int, default=100, help="captions, a picture each (default: %(default)s)")
+    parser.add_argument("--sampler", default="dpmpp_2m")
+    parser.add_argument("--steps", type=int, default=20, help="network calls of the base (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    cascade = Cascade.load(args.cascade.split(","), args.encoder)
+    scenes = held_out_scenes(args.number, args.seed)
+    rows, sheet = [], []
+    for weight in map(float, args.guidance.split(",")):
+        base = {"sampler": args.sampler, "steps": args.steps, "dynamic_threshold": 0.995}
+        if weight > 1:
+            base.update(guidance=weight, guidance_schedule=args.schedule)
+        further = [{"sampler": "ddim", "steps": 4, "source_noise": args.source_noise} for _ in cascade.stages[1:]]
+        pictures = []
+        for k, scene in enumerate(tqdm(scenes, desc=f"guidance {weight:g}", unit="picture", disable=None)):
+            picture, = cascade.generate(scene.caption, seed=args.seed, first_sample=k, options=[base, *further])
+            pictures.append(np.asarray(picture))
+            folder = args.output / f"guidance_{weight:g}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{k:04}.png")
+        rows.append((f"guidance {weight:g}", shares(pictures, scenes)))
+        sheet.append(np.concatenate(pictures[:_SHOWN], 1))
+    side, small = pictures[0].shape[0], cascade.sizes[0]
+    true = list(true_pictures(scenes, args.seed, side, small))
+    rows.append((f"true pictures, {small} × {small} enlarged", shares(true, scenes)))
+    Image.fromarray(np.concatenate([*sheet, np.concatenate(true[:_SHOWN], 1)])).save(args.output / "sheet.png")
+    print("| | " + " | ".join(rows[0][1]) + " |\n| --- |" + " --- |" * len(rows[0][1]))
+    for name, row in rows:
+        print(f"| {name} | " + " | ".join(f"{100 * value:.0f} %" for value in row.values()) + " |")
+    print("\ncolumns of the sheet: " + "; ".join(scene.caption for scene in scenes[:_SHOWN]))
+
+
+if __name__ == "__main__":
+    main()
