@@ -27,6 +27,17 @@ class Cascade:
 
     Raises:
         UserError: stages that do not fit each other; the message names their sizes.
+
+    Examples:
+        >>> from palette_ms.config import load_config
+        >>> from palette_ms.unet import UNet
+        >>> tiny = ["model.base_channels=8", "model.norm_groups=4", "model.num_head_channels=8"]
+        >>> config = load_config("prior", [*tiny, "data.image_size=16"])
+        >>> cascade = Cascade([Palette(UNet(config.model), config)])
+        >>> cascade.sizes, cascade.takes_text
+        ([16], False)
+        >>> cascade.generate(options=[{"sampler": "ddim", "steps": 1}])[0].size
+        (16, 16)
     """
 
     def __init__(self, stages: Sequence[Palette], encoder: Any = None) -> None:
@@ -61,6 +72,11 @@ class Cascade:
 
         Raises:
             UserError: as of `Palette.load` and of the class; a folder that is no T5, or one that no stage takes.
+
+        Examples:
+            >>> Cascade.load(["base.safetensors", "photo"])
+            Traceback (most recent call last):
+            palette_ms.errors.UserError: no such checkpoint: base.safetensors
         """
         if not paths:
             raise UserError("a cascade needs at least one model")
@@ -105,6 +121,15 @@ class Cascade:
         Raises:
             UserError: an empty prompt, one that no stage takes, an encoder that is missing or another than a stage was
                 trained with; what `Palette.generate` and `Palette.restore` raise.
+
+        Examples:
+            >>> from palette_ms.config import load_config
+            >>> from palette_ms.unet import UNet
+            >>> tiny = ["model.base_channels=8", "model.norm_groups=4", "model.num_head_channels=8"]
+            >>> config = load_config("prior", [*tiny, "data.image_size=16"])
+            >>> Cascade([Palette(UNet(config.model), config)]).generate("a red circle")
+            Traceback (most recent call last):
+            palette_ms.errors.UserError: none of these models takes a text: leave the prompt out
         """
         check_counts(num_samples, seed, first_sample)
         chosen = self._chosen(options)
