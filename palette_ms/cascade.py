@@ -58,6 +58,7 @@ class Cascade:
                                 f"others, of {made}")
             self.scales.append(_scale(stage, k, self.sizes[-1]))
             self.sizes.append(self.sizes[-1] * self.scales[-1])
+        self._check_encoder()
 
     @classmethod
     def load(cls, paths: Sequence[Union[str, "PathLike[str]"]],
@@ -91,7 +92,28 @@ class Cascade:
             from palette_ms.text.encoder import TextEncoder
 
             cascade.encoder = TextEncoder(encoder, getattr(ms, sampling_precision("auto")))
+            cascade._check_encoder()
         return cascade
+
+    def _check_encoder(self):
+        """Raises UserError: a stage was trained with the texts of another encoder."""
+        for k, stage in enumerate(self.stages):
+            known = stage.config.data.text_encoder
+            if self.encoder is not None and stage.config.model.text_channels and known != self.encoder.fingerprint:
+                raise UserError(f"{_name(stage, k)} was trained with the texts of the encoder {known}, and this one is "
+                                f"{self.encoder.fingerprint}: these are weights of another T5")
+
+    def check_prompt(self, prompt: Optional[str]) -> None:
+        """Raises UserError: pictures cannot be made of that text, or (None) without one."""
+        if prompt is None:
+            return
+        if not prompt.strip():
+            raise UserError("the prompt is empty: say what is to be seen")
+        if not self.takes_text:
+            raise UserError("none of these models takes a text: leave the prompt out")
+        if self.encoder is None:
+            raise UserError("these models take a text: name the folder of the T5 that they were trained with (its "
+                            "config.json, weights and tokenizer) as the encoder")
 
     @property
     def takes_text(self) -> bool:
@@ -133,9 +155,8 @@ class Cascade:
         """
         check_counts(num_samples, seed, first_sample)
         chosen = self._chosen(options)
-        told = [self._told(stage, prompt) for stage in self.stages]
-        if prompt is not None and not self.takes_text:
-            raise UserError("none of these models takes a text: leave the prompt out")
+        self.check_prompt(prompt)
+        told = self._told(prompt)
         base, *further = self.stages
         numbers = range(first_sample, first_sample + num_samples)
         labels = self._labels(label, numbers, seed)
@@ -175,16 +196,13 @@ class Cascade:
             raise UserError("source_noise is for stages after the first, whose source it is added to")
         return [dict(chosen) for chosen in options] or [{} for _ in self.stages]
 
-    def _told(self, stage, prompt):
-        """A stage's text, as an argument by its name, or nothing."""
-        if prompt is None or stage.config.model.text_channels is None:
-            return {}
-        if not prompt.strip():
-            raise UserError("the prompt is empty: say what is to be seen")
-        if self.encoder is None:
-            raise UserError("these models take a text: name the folder of the T5 that they were trained with (its "
-                            "config.json, weights and tokenizer) as the encoder")
-        return {"text": self.encoder([prompt], stage.config.model.text_length)[0]}
+    def _told(self, prompt):
+        """The text of each stage, as an argument by its name, or nothing; told once for stages of one limit."""
+        models = [stage.config.model for stage in self.stages]
+        limits = {model.text_length for model in models if model.text_channels is not None and prompt is not None}
+        texts = {limit: self.encoder([prompt], limit)[0] for limit in limits}
+        return [{"text": texts[model.text_length]} if model.text_channels is not None and texts else {}
+                for model in models]
 
     def _labels(self, label, numbers, seed):
         """The class of each sample, as the stages that know classes agree on it, or None."""

@@ -99,10 +99,8 @@ def main():
         raise UserError("these models make pictures of texts: give one as --prompt, or a file of them as --prompts")
     options = stage_options(args, cascade)
     print(f"cascade: {' → '.join(f'{size}×{size}' for size in cascade.sizes)}", file=sys.stderr)
-    if any(prompts):
-        for prompt in prompts:  # all that is wrong with one is told before the first is made
-            for stage in cascade.stages:
-                cascade._told(stage, prompt)
+    for prompt in prompts:  # all that is wrong with one is told before the first is made
+        cascade.check_prompt(prompt)
     names = {f"{k:04}_{_slug(prompt)}" if prompt else f"picture_{args.seed}": prompt
              for k, prompt in enumerate(prompts or [None])}
 
@@ -146,6 +144,11 @@ def stage_options(args, cascade):
         if values is None:
             continue
         if len(values) == 1:
+            if not any(takes(name, stage, k) for k, stage in enumerate(cascade.stages)):
+                raise UserError(f"--{name.replace('_', '-')} is for "
+                                + {"source_noise": "stages after the first that were trained with model.source_noise",
+                                   "guidance": "models that take a text, and were trained without it, too"}[name]
+                                + ", and there is none in this cascade")
             values = [values[0] if takes(name, stage, k) else None for k, stage in enumerate(cascade.stages)]
         if len(values) != count:
             raise UserError(f"--{name.replace('_', '-')} has {len(values)} values, and the cascade {count} stages: "

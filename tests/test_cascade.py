@@ -451,6 +451,7 @@ def test_the_verb_writes_a_picture_for_each_prompt(cascade, tmp_path, capsys, mo
 
 @pytest.mark.parametrize("change, message", [
     (["--prompt", " "], "the prompt is empty"), ([], "give one as --prompt"),
+    (["--prompt", "a", "--source-noise", "0.1"], "--source-noise is for stages after the first"),
     (["--prompt", "a", "--steps", "1,2,3"], "3 values, and the cascade 2 stages"),
     (["--prompt", "a", "--encoder", "nowhere"], "nowhere"), (["--prompts", "nowhere.txt"], "cannot read --prompts"),
     (["--prompt", "a", "--encoder", "OTHER"], "another T5"), (["--prompt", "a", "--encoder", "BARE"], "no tokenizer"),
