@@ -8,8 +8,9 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 from tqdm import tqdm
 
-from palette_ms.diffusion.denoisers import ReusingUNet, flipped, guided, is_cell, labelled
+from palette_ms.diffusion.denoisers import ReusingUNet, Told, flipped, guided, is_cell, labelled
 from palette_ms.diffusion.samplers import Sampler, create_chain, create_sampler
+from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.diffusion.tiles import TiledUNet, blend, spans
 from palette_ms.errors import UserError
 from palette_ms.holes import inside, plan, shrink_hole, whole_pass
@@ -71,6 +72,7 @@ class Chains:
         self.multiple = multiple(config.model)
         self._denoisers = {}
         self._compiled = {}
+        self._tellers = {}
         self._reused = None
 
     def check_tiles(self, tile, overlap):
@@ -196,10 +198,25 @@ class Chains:
         not one that remembers its chain."""
         if sampling.reuse > 1:
             return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling)
-        key = labels, sampling.guidance, sampling.flips
+        key = self._key(labels, sampling)
         if key not in self._denoisers:
             self._denoisers[key] = self._around(self.network or self.build(), labels, sampling)
+        self._tell(labels, sampling)
         return self._denoisers[key]
+
+    def _key(self, labels, sampling):
+        """What decides over the Cells around the network."""
+        return labels, sampling.guided_by, sampling.flips, len(self._told(sampling)[0])
+
+    def _told(self, sampling):
+        """(text, source_noise) as the network is told them; those that it does not take are None or ()."""
+        model, text, source_noise = self.config.model, (), None
+        if model.text_channels is not None:
+            text = sampling.text
+            text = np.zeros((1, model.text_length, model.text_channels), np.float32) if text is None else text
+        if model.source_noise:
+            source_noise = np.float32([sampling.source_noise])
+        return text, source_noise
 
     def _parts(self):
         """The two kinds of call of a `ReusingUNet`."""
@@ -214,27 +231,49 @@ class Chains:
 
     def _around(self, unet, labels, sampling):
         """Labels, guidance and mirror images around the network; Cells, to be compiled with it, around a Cell."""
-        guidance, channels = sampling.guidance, self.config.data.channels.target
+        guidance, channels = sampling.guided_by, self.config.data.channels.target
+        gammas = None
+        if self.config.diffusion.time_input == "t":
+            gammas = make_gamma_schedule(**vars(self.config.diffusion.train_schedule))
+        text, source_noise = self._told(sampling)
+        has_text = len(text) > 0
+        told = (text if has_text else None, source_noise, sampling.guidance > 1)
+        is_told = has_text or source_noise is not None
         if not is_cell(unet):
+            unet = self._remembered(Told(unet, *told), labels, sampling) if is_told else unet
             unet = unet if labels is None else labelled(unet, labels)
-            unet = guided(unet, guidance, channels) if guidance > 1 else unet
+            unet = guided(unet, guidance, channels, gammas, has_text) if sampling.guidance > 1 else unet
             return flipped(unet, sampling.flips) if sampling.flips > 1 else unet
-        from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet
+        from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet, ToldUNet
 
+        if is_told:
+            unet = self._remembered(ToldUNet(unet, *told), labels, sampling)
         if labels is not None:
-            unet = LabelledUNet(unet, labels * 2 if guidance > 1 else labels)
-        unet = GuidedUNet(unet, guidance, channels) if guidance > 1 else unet
+            unet = LabelledUNet(unet, labels * 2 if sampling.guidance > 1 else labels)
+        unet = GuidedUNet(unet, guidance, channels, gammas, has_text) if sampling.guidance > 1 else unet
         return FlippedUNet(unet, sampling.flips) if sampling.flips > 1 else unet
+
+    def _remembered(self, told, labels, sampling):
+        self._tellers[self._key(labels, sampling)] = told
+        return told
 
     def sampler(self, labels, task, sampling):
         """With the chain that samplers of the same graph have compiled."""
-        key = labels, sampling.guidance, sampling.flips, sampling.dynamic_threshold is None, sampling.tolerance > 0
+        key = *self._key(labels, sampling), sampling.dynamic_threshold is None, sampling.tolerance > 0
         chain = self._compiled.get(key) if sampling.reuse == 1 else None
         if chain is None:
             chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
         if sampling.reuse == 1:
             self._compiled[key] = chain
+        self._tell(labels, sampling)
         return self._create_sampler(chain, task, sampling)
+
+    def _tell(self, labels, sampling):
+        """The network's text and level are kept where it is called from, and may be of an earlier picture."""
+        teller = self._tellers.get(self._key(labels, sampling))
+        if teller:
+            text, source_noise = self._told(sampling)
+            teller.tell(text if len(text) else None, source_noise)
 
     def _create_sampler(self, chain, task, sampling):
         try:

@@ -56,15 +56,17 @@ def check_model(config, where="model", most=None):
     most = most or runtime.memory() // 4
     levels = len(config.channel_mults)
     side = config.patch_size * 2 ** min(levels, _MOST_LEVELS)  # of a picture; parameters do not depend on it
-    # First what bounds the counting itself.
-    if (levels > _MOST_LEVELS or levels * config.num_res_blocks > _MOST_BLOCKS
-            or sum(cost.parameters for cost in costs(config, side)) > most):
+    blocks = levels * config.num_res_blocks if config.res_blocks is None else sum(config.res_blocks)
+    # First what bounds the counting itself, then what can be counted.
+    fits = levels <= _MOST_LEVELS and max(blocks, config.text_blocks) <= _MOST_BLOCKS
+    if fits:
+        try:
+            check(config)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+    if not fits or sum(cost.parameters for cost in costs(config, side)) > most:
         raise UserError(f"{where}: a network as its config says has more parameters than there is room for ({most:,}): "
                         "base_channels, channel_mults or num_res_blocks are too large")
-    try:
-        check(config)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def build_unet(config, where="model", most=None):

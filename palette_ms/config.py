@@ -86,6 +86,8 @@ class DataConfig:
     channels: Channels = Channels()
     ranges: Optional[Ranges] = None
     result: Optional[FileKind] = None
+    # Of a model with texts: what tells its encoder from others. Training finds it in the data, its model carries it.
+    text_encoder: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class TrainingConfig:
     max_skipped: int = 30
     ema_decay: float = 0.9999
     source_dropout: float = 0.0  # share of the pictures trained on without their source, for guidance
+    text_dropout: float = 0.1  # of a model with texts: share of the pictures trained on without theirs, for guidance
+    source_noise: Tuple[float, float] = (0.0, 1.0)  # of a model with model.source_noise: its levels, drawn evenly
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     # Blocks of so many levels, from the finest, are computed again in the backward pass rather than kept in memory.
     recompute: int = 0
@@ -466,7 +470,7 @@ def _check_ranges(config, where):
             if getattr(getattr(config, section), name) <= 0:
                 raise UserError(f"{where}: {section}.{name} must be above 0")
     for section, name in (("model", "dropout"), ("diffusion", "first_call"), ("training", "ema_decay"),
-                          ("training", "source_dropout")):
+                          ("training", "source_dropout"), ("training", "text_dropout")):
         if not 0 <= getattr(getattr(config, section), name) < 1:
             raise UserError(f"{where}: {section}.{name} must be at least 0 and below 1")
     for section, name in (("data", "cache_mb"), ("training", "max_minutes"), ("training", "warmup_steps"),
@@ -494,6 +498,11 @@ def _check_ranges(config, where):
         raise UserError(f"{where}: training.lora.rank must be above 0, and training.lora.targets name at least one")
     if lora and not config.training.init_from:
         raise UserError(f"{where}: training.lora adapts a trained model: name it as training.init_from")
+    levels = config.training.source_noise
+    if not 0 <= levels[0] <= levels[1] <= 1:
+        raise UserError(f"{where}: training.source_noise must be two numbers from 0 to 1, the smaller first, not "
+                        f"{list(levels)}")
+    _check_text(config.model, where)
     if not 0 < config.data.min_scale <= 1:
         raise UserError(f"{where}: data.min_scale must be above 0 and at most 1")
     if not config.model.channel_mults or min(config.model.channel_mults) * config.model.base_channels < 1:
@@ -576,6 +585,8 @@ def _check_source(config, where):
             what = "the noisy picture" + ("" if unconditional else " and the source") if name == "in_channels" else \
                    "the picture" + (" and its variance" if config.diffusion.variance == "learned_range" else "")
             raise UserError(f"{where}: model.{name} must be {channels} for {', '.join(names)}: {what}")
+    if unconditional and model.source_noise:
+        raise UserError(f"{where}: model.source_noise must be false for {names[0]}: there is no source")
     if unconditional and config.training.source_dropout:
         raise UserError(f"{where}: training.source_dropout must be 0 for {names[0]}: there is no source")
     diffusion = config.diffusion
@@ -625,6 +636,22 @@ def _check_distillation(config, where):
             if task.test_schedule:
                 raise UserError(f"{where}: tasks[{i}].test_schedule must be left out: a distilled model has one chain "
                                 "for all tasks")
+
+
+def _check_text(model, where):
+    if model.res_blocks is not None and len(model.res_blocks) != len(model.channel_mults):
+        raise UserError(f"{where}: model.res_blocks must name {len(model.channel_mults)} numbers, one for each level "
+                        "in model.channel_mults")
+    if model.res_blocks is not None and min(model.res_blocks) < 0:
+        raise UserError(f"{where}: model.res_blocks must not be negative")
+    for name in ("text_channels", "text_length", "text_width"):
+        if getattr(model, name) is not None and getattr(model, name) < 1:
+            raise UserError(f"{where}: model.{name} must be above 0")
+    if model.text_blocks < 0:
+        raise UserError(f"{where}: model.text_blocks must not be negative")
+    if model.text_channels is None and (model.text_blocks or model.text_resolutions is not None):
+        raise UserError(f"{where}: model.text_blocks and model.text_resolutions are for a network with "
+                        "model.text_channels")
 
 
 def _check_attention(model, where):

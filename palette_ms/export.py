@@ -66,11 +66,18 @@ def main():
         cell = palette.chain(args.task, batch, args.sampler, args.steps)
         inputs = chain_inputs(cell, palette.config.data.channels, batch, height, width)
     else:
-        cell, inputs = palette.unet, network_inputs(palette.config, batch, height, width)
+        from palette_ms.diffusion.cells import Exported
+
+        model, cell = palette.config.model, palette.unet
+        if model.text_channels is not None or model.source_noise:
+            cell = Exported(cell, model).set_train(False)
+        inputs = network_inputs(palette.config, batch, height, width)
     how = functools.partial(write_onnx, palette) if suffix == ".onnx" else functools.partial(write_mindir, cell, inputs)
     write(how, cell, inputs, args.output)
     for name, array in inputs.items():
-        free = ("N", *array.shape[1:2], "H", "W")[:array.ndim] if suffix == ".onnx" else array.shape
+        free = array.shape
+        if suffix == ".onnx":
+            free = ("N", array.shape[1], "H", "W") if name == "x" else ("N", *array.shape[1:])
         print(f"{name}: {array.dtype} ({', '.join(map(str, free))})")
     print(args.output)
 
@@ -92,6 +99,11 @@ def network_inputs(config, batch, height, width):
               "gamma": told if config.diffusion.time_input == "gamma" else np.floor(1000 * told)}
     if model.num_classes is not None:
         inputs["label"] = rng.integers(0, model.num_classes, batch).astype(np.int32)
+    if model.text_channels is not None:
+        inputs["text"] = rng.standard_normal((batch, model.text_length, model.text_channels), np.float32)
+        inputs["text"][:, model.text_length // 2:] = 0
+    if model.source_noise:
+        inputs["source_noise"] = rng.random(batch, np.float32)
     return inputs
 
 

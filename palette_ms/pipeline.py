@@ -18,8 +18,10 @@ from tqdm import tqdm
 from palette_ms.chains import CHAIN_BYTES, Chains
 from palette_ms.checkpoint import Checkpoint, check_model
 from palette_ms.config import Config
+from palette_ms.data.captions import Text, filled_up
 from palette_ms.data.forms import can_hold, forms
 from palette_ms.diffusion.preconditioning import around_network
+from palette_ms.diffusion.process import noised
 from palette_ms.diffusion.samplers import Sampling
 from palette_ms.diffusion.schedule import make_gamma_schedule, strength_of
 from palette_ms.diffusion.usage import Usage
@@ -228,9 +230,11 @@ class Palette:
             details: whether a record comes back in place of each list of results.
             options: of a model that makes pictures from nothing: see `palette_ms.priors.restore`. Else what else the
                 task takes, by the names of its `asks` (scale, extend, …); spacing, eta, dynamic_threshold, strength,
-                tolerance, guidance, reuse, flips, start, repeats, jump, rounds, round_noise: see
-                `palette_ms.diffusion.samplers.Sampling`; and best, score, mix, blend, resample, resample_regions,
-                border_rounds, refine, confidence: see `palette_ms.quality.stage.Quality`.
+                tolerance, guidance, guidance_schedule, guidance_interval, reuse, flips, start, repeats, jump, rounds,
+                round_noise, source_noise: see `palette_ms.diffusion.samplers.Sampling`; text, for models that take
+                one: a `palette_ms.data.captions.Text`, for all pictures; label, the class of the pictures, for models
+                that are told one (None: each sample draws one); and best, score, mix, blend, resample,
+                resample_regions, border_rounds, refine, confidence: see `palette_ms.quality.stage.Quality`.
 
         Returns: list of `num_samples` results, or of those that `best` and `mix` make of them, as the target's form
             makes them, PIL images of a model of photos, of the size that the task makes of the picture's; with
@@ -275,6 +279,7 @@ class Palette:
             if several:  # each has its own number
                 return [self.restore(one, task.name, its, sampler, "auto", num_samples, seed, tile, overlap, detail,
                                      progress, first_sample, details, **options) for one, its in zip(images, masks)]
+        label = options.pop("label", None)
         tiled = tile is not None
         if task.usage and not tiled:
             tile = task.usage.tile
@@ -289,12 +294,16 @@ class Palette:
         originals = self._read(images, source)
         height, width = source.shown(originals[0]).shape[:2]
         size = height, width = task.checked_size(height, width, asked[0])
-        originals = [source.resized(original, *size) for original in originals]
+        originals = [source.resized(original, *size, task.filter) for original in originals]
         pictures = [source.shown(original) for original in originals]
         softened = [_batch(masks) for masks in zip(*(
             task.checked_holes(height, width, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
+        if label is not None or task.classes:
+            if not task.classes:
+                raise UserError("label is for models of classes of pictures, and this one knows none")
+            labels = self._labels(label, range(first_sample, first_sample + num_samples), seed)
         channels = self.config.data.channels
         if channels.source != channels.target and not all(hole.all() for hole in holes):
             raise UserError(f"a mask needs results of as many channels as their sources, and this model makes "
@@ -384,7 +393,9 @@ class Palette:
         strength = strength_of(gammas, noise)
         sampling = Sampling("ddim", min(calls, round(strength * len(gammas))), strength=strength,
                             dynamic_threshold=sampling.dynamic_threshold, tolerance=sampling.tolerance,
-                            guidance=sampling.guidance)
+                            guidance=sampling.guidance, guidance_schedule=sampling.guidance_schedule,
+                            guidance_interval=sampling.guidance_interval,
+                            text=sampling.text, source_noise=sampling.source_noise)
         view = inside(around(hole, self.config.data.image_size, self.chains.multiple))
         holes, key = hole[view][None], 2**20 + turn
         if alike:  # so many pictures of one sample each, which has the first one's noise
@@ -523,6 +534,9 @@ class Palette:
         elif sampling.starts_from_source:
             guess = self._as_targets(task, [task.checked_guess(source, one) for source, one in zip(cond, hole)])
         cond, hole = np.repeat(cond, samples, 0), np.repeat(hole, samples, 0)
+        if sampling.source_noise:
+            noise = _normal(chain_seed, "source noise", numbers, cond.shape[1:])
+            cond = noised(cond, np.tile(noise, (len(cond) // len(numbers), 1, 1, 1)), sampling.source_noise)
         y_T = np.tile(_start(chain_seed, numbers, known.shape[1:]), (len(known) // len(numbers), 1, 1, 1))
         if guess is not None:
             y_T = sampler.start(np.repeat(guess, len(known) // len(guess), 0), y_T)
@@ -557,8 +571,9 @@ class Palette:
             num_samples: how many, made in one batch.
             size: (height, width), multiples of `chains.multiple`; None: the square that the model was trained at.
             label: class of a class-conditional model, or None: each picture draws one.
-            sampler, steps, seed, progress, first_sample, sampling: as in `restore`; there is no source to start from
-                or to guide by.
+            sampler, steps, seed, progress, first_sample, sampling: as in `restore`; there is no source to start from.
+                text, for models that take one: a `palette_ms.data.captions.Text`, or a list of them, one for each
+                picture; None: no text. guidance is by the text.
 
         Returns: list of `num_samples` results as in `restore`.
 
@@ -583,8 +598,11 @@ class Palette:
         if height < 1 or width < 1 or height % self.chains.multiple or width % self.chains.multiple:
             raise UserError(f"height and width must be multiples of {self.chains.multiple}, not {height}×{width}")
         sampling = self.sampling(self.config.tasks[0], sampler, steps, **sampling)
-        if sampling.strength < 1 or sampling.guidance > 1:
+        if sampling.strength < 1 or sampling.guidance > 1 and sampling.text is None:
             raise UserError("strength and guidance need a source, and this model takes none")
+        if sampling.text is not None and len(sampling.text) not in (1, num_samples):
+            raise UserError(f"there are {len(sampling.text)} texts for {num_samples} pictures: there must be one, or "
+                            "one for each")
         chain = self.chains.sampler(self._labels(label, numbers, seed), self.config.tasks[0], sampling)
         update = None
         if progress is not None:
@@ -618,6 +636,9 @@ class Palette:
         if self.makes_pictures and self.config.model.num_classes is not None:
             raise UserError("the chain of a class-conditional model cannot be exported, only its network, which takes "
                             "the class as an input")
+        if self.config.model.text_channels is not None or self.config.model.source_noise:
+            raise UserError("the chain of a model that takes a text or a noisy source cannot be exported, only its "
+                            "network, which takes them as inputs")
         if task is None and len(self.tasks) > 1:
             raise UserError(f"this model knows several tasks: name one of {', '.join(self.tasks)}")
         task = task or self.tasks[0]
@@ -650,13 +671,14 @@ class Palette:
         run = functools.partial(self._run, task, chains, holes, sampling, range(num_samples), seed)
         return run(cond[None]) if task.required else task.restore(cond[None], request, run)
 
-    def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, flips=None, **options):
+    def sampling(self, task, sampler=None, steps=None, detail=None, num_samples=1, flips=None, text=None, **options):
         """How a chain of a task is run: what is not asked for is as the checkpoint says is best.
 
         Args:
             task: `palette_ms.tasks.Task`.
             sampler, steps, detail, num_samples, options: as in `restore`.
             flips: see `Sampling`; None: what the checkpoint says, where sampler and steps are as it says too.
+            text: a `palette_ms.data.captions.Text`, or a list of them, one for each picture; None: none.
 
         Returns: `palette_ms.diffusion.samplers.Sampling`.
 
@@ -672,8 +694,9 @@ class Palette:
             if diffusion.distilled or not usage.detailed_steps:
                 raise UserError("detail is for models that say how many steps it takes, and this one does not: python "
                                 "-m palette_ms.tune measures it")
+        text = self._text(text)
         try:
-            sampling = Sampling(sampler, steps, flips=flips or 1, **options)
+            sampling = Sampling(sampler, steps, flips=flips or 1, text=text, **options)
             if not diffusion.distilled:
                 sampler, length = sampler or usage.sampler, (task.test_schedule or diffusion.test_schedule).num_steps
                 if steps is None:
@@ -682,17 +705,44 @@ class Palette:
                 if flips is None:
                     as_measured = (sampler, steps, sampling.reuse) == (usage.sampler, usage.steps, 1)
                     flips = usage.flips if as_measured else 1
-                sampling = Sampling(sampler, steps, flips=flips, **options)
+                sampling = Sampling(sampler, steps, flips=flips, text=text, **options)
         except ValueError as error:
             raise UserError(str(error)) from None
         channels = self.config.data.channels
         if sampling.starts_from_source and channels.source != channels.target:
             raise UserError("strength must be 1: this model's sources, which the chain would start from, have other "
                             "channels than its results")
-        if sampling.guidance > 1 and not self.config.training.source_dropout:
+        model, training = self.config.model, self.config.training
+        if sampling.source_noise and not model.source_noise:
+            raise UserError("source_noise is for models that were trained with model.source_noise")
+        if sampling.guidance > 1 and model.text_channels is not None:
+            if text is None:
+                raise UserError("guidance is by a text, and there is none")
+            if not training.text_dropout:
+                raise UserError("this model cannot be guided: it was trained with training.text_dropout 0, and has "
+                                "never seen a picture without its text")
+        elif sampling.guidance > 1 and not training.source_dropout:
             raise UserError("this model cannot be guided: it was trained with training.source_dropout 0, and has never "
                             "seen a picture without its source")
         return sampling
+
+    def _text(self, text):
+        """Texts as `Sampling` takes them. Raises UserError: they are not for this model."""
+        model = self.config.model
+        if text is None:
+            return None
+        if model.text_channels is None:
+            raise UserError("this model takes no text")
+        texts = [text] if isinstance(text, Text) else list(text)
+        for one in texts:
+            if not isinstance(one, Text):
+                raise UserError("a text must be told by palette_ms.text.encoder.TextEncoder, the encoder that the "
+                                "model was trained with")
+            if one.encoder != self.config.data.text_encoder or one.tokens.shape[1] != model.text_channels:
+                raise UserError(f"this model was trained with the texts of the encoder {self.config.data.text_encoder} "
+                                f"({model.text_channels} channels), not with those of {one.encoder} "
+                                f"({one.tokens.shape[1]} channels): these are weights of another T5")
+        return np.stack([filled_up(one.tokens, model.text_length) for one in texts])
 
     def _labels(self, label, numbers, seed):
         """The class of each picture, a tuple; None for a model without classes."""
@@ -782,4 +832,8 @@ def _check_finite(made):
 def _start(seed, numbers, shape):
     """The noise that chains start from, float32 (samples, *shape): each sample, by its number, has a stream of its own.
     """
-    return np.stack([generator(seed, "start", k).standard_normal(shape, np.float32) for k in numbers])
+    return _normal(seed, "start", numbers, shape)
+
+
+def _normal(seed, purpose, numbers, shape):
+    return np.stack([generator(seed, purpose, k).standard_normal(shape, np.float32) for k in numbers])

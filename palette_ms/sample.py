@@ -19,6 +19,7 @@ from palette_ms.data.images import check_regular, further_frames, no_pictures
 from palette_ms.data.originals import FORMATS, same_format
 from palette_ms.data.readers import ARRAY_SUFFIXES
 from palette_ms.data.results import RECORD, Results, Work, digest
+from palette_ms.diffusion.guidance import GUIDANCE_SCHEDULES
 from palette_ms.diffusion.samplers import STARTS, Sampling
 from palette_ms.diffusion.schedule import SPACINGS
 from palette_ms.diffusion.solvers import SOLVERS
@@ -75,7 +76,7 @@ def main():
     add("--flips", type=int, choices=(1, 2, 4),
         help="take the mean over so many mirror images at each call, which is more faithful and as many times slower "
              "(default: what the checkpoint says)")
-    add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
+    add_guidance(add)
     add("--start", choices=STARTS, default="source",
         help="of a chain below the full strength: the source (default), or the estimate of a first call")
     add("--repeats", type=int, default=1, metavar="N", help="for ddpm and ddim: go through each --jump levels N times "
@@ -191,6 +192,21 @@ def number_of_calls(text):
 number_of_calls.__name__ = "whole number"  # in argparse's error
 
 
+def add_guidance(add):
+    """The options of classifier-free guidance, by a parser's `add_argument`."""
+    add("--guidance", type=float, default=1.0, metavar="W", help="classifier-free guidance's weight (default: 1, off)")
+    add("--guidance-schedule", choices=GUIDANCE_SCHEDULES, default="constant",
+        help="how that weight grows as noise goes: linear and cosine have the same mean (default: constant)")
+    add("--guidance-interval", type=two_numbers, metavar="A,B",
+        help="guide only where the noise's deviation over the signal's is between these, such as 0.3,5")
+
+
+def two_numbers(text):
+    """A,B → a tuple of floats."""
+    first, second = text.split(",")
+    return float(first), float(second)
+
+
 def add_prior(parser):
     """The options of models that make pictures from nothing, and so restore by guidance."""
     add = parser.add_argument_group("for models that make pictures from nothing",
@@ -258,7 +274,8 @@ def restore_by_prior(palette, args, one):
 
 def sampling(args, palette, task):
     """The options of `palette_ms.diffusion.samplers.Sampling`, by their names; what they are by default is said."""
-    names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "reuse", "flips")
+    names = ("spacing", "eta", "dynamic_threshold", "strength", "tolerance", "guidance", "guidance_schedule",
+             "guidance_interval", "reuse", "flips")
     further = [name for name in FURTHER if getattr(args, name) != getattr(Sampling, name)]
     options = {name: getattr(args, name) for name in (*names, *further)}
     if args.steps == "auto":

@@ -57,12 +57,22 @@ def inputs(model, batch, height, width, steps=False):
     rng = np.random.default_rng(1)
     gamma = rng.integers(0, 1000, batch).astype(np.float32) if steps else rng.random(batch, np.float32)
     arrays = [rng.standard_normal((batch, model.in_channels, height, width), np.float32), gamma]
-    return arrays + ([] if model.num_classes is None else [rng.integers(0, model.num_classes, batch).astype(np.int32)])
+    label = None if model.num_classes is None else rng.integers(0, model.num_classes, batch).astype(np.int32)
+    text = noise = None
+    if model.text_channels is not None:
+        text = rng.standard_normal((batch, model.text_length, model.text_channels), np.float32)
+        text[0, model.text_length // 2:] = 0
+    if model.source_noise:
+        noise = rng.random(batch, np.float32)
+    arrays += [label, None, text, noise]
+    while arrays[-1] is None:
+        arrays.pop()
+    return arrays
 
 
 def hold(cell, networks, arrays):
     """Assert that networks say what their Cell says; with its deep features, both. Returns what it says."""
-    expected = cell(*map(Tensor, arrays))
+    expected = cell(*(one if one is None else Tensor(one) for one in arrays))
     expected = [one.asnumpy() for one in (expected if isinstance(expected, tuple) else (expected,))]
     for network in networks:
         made = network(*arrays)
@@ -78,6 +88,11 @@ def narrowed():
         config = load_config(path)
         model = dataclasses.replace(config.model, base_channels=8, norm_groups=4, dropout=0.0, num_heads=1,
                                     num_res_blocks=1, num_head_channels=8 if config.model.num_head_channels else None)
+        if model.res_blocks is not None:
+            model = dataclasses.replace(model, res_blocks=tuple(min(number, 1) for number in model.res_blocks))
+        if model.text_channels is not None:
+            model = dataclasses.replace(model, text_channels=8, text_length=4, text_blocks=min(model.text_blocks, 1),
+                                        text_width=8 if model.text_blocks else None)
         found.setdefault((model, config.diffusion.from_source, config.diffusion.noise_input, config.diffusion.process,
                           config.diffusion.time_input), (path.stem, model, config.diffusion))
     return list(found.values())
@@ -96,7 +111,9 @@ def test_the_networks_of_the_recipes_say_what_their_cells_say(pynative, model, d
 @pytest.mark.parametrize("options", [
     {"patch_size": 2, "num_classes": 3, "attention": "local", "attention_blocks": 3},
     {"resblock_updown": False, "scale_shift": False, "attention": "local", "attention_block_size": 3},
-    {"attention": "dilated", "base_channels": 9, "norm_groups": 3, "in_channels": 3}], ids=str)
+    {"attention": "dilated", "base_channels": 9, "norm_groups": 3, "in_channels": 3},
+    {"text_channels": 6, "text_length": 4, "text_blocks": 1, "text_width": 8, "source_noise": True, "num_classes": 2},
+    {"kind": "efficient", "res_blocks": (0, 2), "text_channels": 6, "text_length": 4, "num_heads": 2}], ids=str)
 def test_one_network_takes_every_size_and_number_of_pictures(pynative, options):
     model = ModelConfig(**{**TINY, **options})
     unet = filled(UNet(model))

@@ -161,9 +161,9 @@ class Photo(Form):
         """What the model is given of it, as `read` gives it."""
         return original.rgb
 
-    def resized(self, original, height, width):
-        """It at another size, by bicubic interpolation."""
-        return original if original.rgb.shape[:2] == (height, width) else original.resized(height, width)
+    def resized(self, original, height, width, filter=Image.BICUBIC):
+        """It at another size, by one of Pillow's filters."""
+        return original if original.rgb.shape[:2] == (height, width) else original.resized(height, width, filter)
 
     def finish(self, y, original, put_back, keeps_gray):
         """What a user gets, a PIL image as `palette_ms.data.originals.Original.image` makes it.
@@ -313,9 +313,9 @@ class Arrays(Form):
         """What the model is given of it."""
         return original
 
-    def resized(self, original, height, width):
+    def resized(self, original, height, width, filter=Image.BICUBIC):
         """It at another size, see `resize`."""
-        return original if original.shape[:2] == (height, width) else self.resize(original, height, width)
+        return original if original.shape[:2] == (height, width) else self.resize(original, height, width, filter)
 
     def finish(self, y, original, put_back, keeps_gray):
         """What a user gets, as `image` makes it. Arguments as of `Photo.finish`."""

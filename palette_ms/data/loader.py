@@ -12,9 +12,11 @@ import mindspore.dataset as ds
 import numpy as np
 from PIL import Image
 
+from palette_ms.data.captions import filled_up
 from palette_ms.data.forms import Photo, forms
 from palette_ms.data.images import further_frames
 from palette_ms.data.sources import Row, complaint, decode, open_source
+from palette_ms.diffusion.process import noised
 from palette_ms.diffusion.schedule import draw_gammas, make_beta_schedule, make_gamma_schedule
 from palette_ms.errors import UserError
 from palette_ms.seeds import generator
@@ -33,6 +35,8 @@ class Batch(NamedTuple):
     label: Optional[np.ndarray]  # (N,), int32, each picture's task by its place in the config; None: without labels
     weight: np.ndarray  # (N,), what each picture counts
     dropout: Optional[np.ndarray] = None  # (N, K), see `palette_ms.unet.layers.Dropout`; None: without dropout
+    text: Optional[np.ndarray] = None  # (N, L, C), see `palette_ms.unet.text`; None: the model takes no text
+    source_noise: Optional[np.ndarray] = None  # (N,), level of the noise in cond; None: the model is not told it
 
 
 class Sample(NamedTuple):
@@ -42,6 +46,7 @@ class Sample(NamedTuple):
     cond: Optional[np.ndarray]  # (channels of a source, H, W)
     mask: np.ndarray  # (1, H, W)
     task: int  # its place in the config
+    text: Optional[np.ndarray] = None  # (L, C), filled up with zeros; None: the model takes no text
 
 
 class Pictures:
@@ -54,10 +59,12 @@ class Pictures:
         forms: those of source and target, see `palette_ms.data.forms.forms`.
         cache_mb: room for decoded pictures.
         enough: pixels of the shorter side, see `palette_ms.data.images.load_image`.
+        texts: read the captions' tokens, too.
     """
 
-    def __init__(self, source, forms, cache_mb, enough=None):
+    def __init__(self, source, forms, cache_mb, enough=None, texts=False):
         self.source = source
+        self.texts = texts
         self.forms = forms
         self.enough = enough
         self.unreadable = {}
@@ -85,6 +92,8 @@ class Pictures:
             try:
                 encoded = self.source.read(i)
                 row = decode(encoded, self.forms, self.enough)
+                if self.texts:
+                    row = row._replace(text=self.source.text(i))
             except UserError as error:
                 self.unreadable[i] = str(error)
                 continue
@@ -181,6 +190,21 @@ def first_gamma(diffusion, task):
     return np.float32(make_gamma_schedule(**vars(task.test_schedule or diffusion.test_schedule))[-1])
 
 
+def check_texts(source, config):
+    """Raises UserError unless a source has the texts that a config's network takes."""
+    data, wanted = config.data, config.model.text_channels
+    encoder = getattr(source, "encoder", None)
+    if encoder is None:
+        raise UserError(f"{data.path} has no captions that an encoder has told, and model.text_channels is {wanted}: "
+                        "python -m palette_ms.encode writes such a set")
+    if source.text_channels != wanted:
+        raise UserError(f"{data.path} has tokens of {source.text_channels} channels, told by another encoder than that "
+                        f"of model.text_channels, {wanted}")
+    if data.text_encoder not in (None, encoder):
+        raise UserError(f"{data.path} has captions told by the encoder {encoder}, and this model was trained with "
+                        f"those of {data.text_encoder}")
+
+
 class TrainingBatches:
     """Batches by number: what batch i holds depends on the config, the pictures and i alone.
 
@@ -212,7 +236,11 @@ class TrainingBatches:
                             f"the task {pairs[0]} needs pairs, and {data.path} holds single pictures: use a CSV "
                             "with the columns source and target, or such pairs packed")
         # A JPEG need not be decoded finer than its smallest crop is shrunk to.
-        self.pictures = Pictures(source, self.forms, data.cache_mb, math.ceil(data.image_size / data.min_scale))
+        takes_text = config.model.text_channels is not None
+        if takes_text:
+            check_texts(source, config)
+        self.pictures = Pictures(source, self.forms, data.cache_mb, math.ceil(data.image_size / data.min_scale),
+                                 takes_text)
         weights = np.array([task.weight for task in config.tasks])
         self.task_probabilities = weights / weights.sum()
         self.betas = [train_betas(config.diffusion, task) for task in config.tasks]
@@ -244,8 +272,17 @@ class TrainingBatches:
             gamma = np.where(first_call, self.first_gammas[tasks], gamma)
         if self.config.training.source_dropout:
             cond[[rng.random() < self.config.training.source_dropout for rng in rngs]] = 0
+        text = source_noise = None
+        if samples[0].text is not None:
+            text = np.stack([sample.text for sample in samples])
+            text[[rng.random() < self.config.training.text_dropout for rng in rngs]] = 0
+        if self.config.model.source_noise:
+            source_noise = np.float32([rng.uniform(*self.config.training.source_noise) for rng in rngs])
+            cond = noised(cond, np.stack([rng.standard_normal(cond.shape[1:], np.float32) for rng in rngs]),
+                          source_noise)
         label = None if self.config.model.num_classes is None else tasks
-        return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks], self._dropout(first, size))
+        return Batch(y_0, cond, noise, gamma, mask, label, self.loss_weights[tasks], self._dropout(first, size), text,
+                     source_noise)
 
     def _dropout(self, first, size):
         if not self.dropout_numbers:
@@ -259,7 +296,8 @@ class TrainingBatches:
         rng = generator(seed, "sample", number)
         epoch, position = divmod(number, len(self.pictures))
         index = self._order(epoch)[position]
-        row = crop(self.pictures.read(index), self.forms, data.image_size, data.min_scale, data.flip, rng)
+        whole = self.pictures.read(index)
+        row = crop(whole, self.forms, data.image_size, data.min_scale, data.flip, rng)
         y_0 = row.target
         drawn = int(rng.choice(len(self.config.tasks), p=self.task_probabilities))
         place = drawn if task is None else task
@@ -268,7 +306,8 @@ class TrainingBatches:
             y_0 = recolor(y_0, rng)
         given = {"source": row.source, "mask": row.mask} if task.needs_pairs else {}
         cond, mask = task.checked_pair(y_0, rng, data.channels.source, **given)
-        return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, place)
+        text = None if whole.text is None else filled_up(whole.text, self.config.model.text_length)
+        return Sample(y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask, place, text)
 
     def _order(self, epoch):
         cached = getattr(self, "_last_order", (None, None))
@@ -292,6 +331,10 @@ class TrainingBatches:
             nothing["label"] = None
         if not self.dropout_numbers:
             nothing["dropout"] = None
+        if self.config.model.text_channels is None:
+            nothing["text"] = None
+        if not self.config.model.source_noise:
+            nothing["source_noise"] = None
         names = [name for name in Batch._fields if name not in nothing]  # a dataset holds arrays only
 
         def numbers():

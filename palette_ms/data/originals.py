@@ -51,15 +51,15 @@ class Original:
     def is_deep(self):
         return self.values.dtype == np.uint16
 
-    def resized(self, height, width):
-        """It at another size, by Pillow's bicubic interpolation."""
+    def resized(self, height, width, filter=Image.BICUBIC):
+        """It at another size, by one of Pillow's filters."""
         def resize(array):
             channels = [Image.fromarray(channel if channel.dtype == np.uint8 else channel.astype(np.float32))
                         for channel in np.moveaxis(array, -1, 0)]
-            made = np.stack([np.asarray(channel.resize((width, height), Image.BICUBIC)) for channel in channels], -1)
+            made = np.stack([np.asarray(channel.resize((width, height), filter)) for channel in channels], -1)
             return made if array.dtype == np.uint8 else made.round().clip(0, 65535).astype(array.dtype)
 
-        rgb = np.asarray(Image.fromarray(self.rgb).resize((width, height), Image.BICUBIC))
+        rgb = np.asarray(Image.fromarray(self.rgb).resize((width, height), filter))
         alpha = None if self.alpha is None else resize(self.alpha[..., None])[..., 0]
         return replace(self, rgb=rgb, values=resize(self.values), alpha=alpha)
 

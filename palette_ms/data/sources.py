@@ -227,11 +227,15 @@ def _pictures(path, members, suffixes):
 
 
 class MindRecord:
-    """Rows of MindRecord with the columns `name`, `target` and, for pairs, `source`, perhaps `mask`; in one file or
-    several.
+    """Rows of MindRecord with the columns `name`, `target` and, for pairs, `source`, perhaps `mask`, or beside
+    captioned pictures `tokens`, `count` and `encoder` (see `palette_ms.encode`); in one file or several.
 
     Args:
         path: NAME.mindrecord, also of a set in several files (NAME.mindrecord0, NAME.mindrecord1, …).
+
+    Attributes:
+        encoder, text_channels: fingerprint of the encoder that told the captions, and width of its tokens; None: there
+            are none.
 
     Raises:
         UserError: no such files, damaged ones, or other columns.
@@ -258,22 +262,39 @@ class MindRecord:
                             "are needed: write it with python -m palette_ms.pack")
         self.columns = tuple(name for name in MASKED_PAIR if name in columns) if "source" in columns else TARGET
         self.paired = self.columns != TARGET
+        texts = ("tokens", "count", "encoder")
+        texts = texts if all(name in columns for name in texts) else ()
         # Reading by number, which MindDataset does by itself, keeps the order ours.
-        self._rows = MindDataset(str(files[0]), ["name", *self.columns], shuffle=False)
+        self._rows = MindDataset(str(files[0]), ["name", *self.columns, *texts], shuffle=False)
         self._size = self._rows.get_dataset_size()
         if not self._size:
             raise UserError(f"{path} holds no pictures")
-        self.read(0)  # opens the files, which no two threads may do at once
+        self.encoder = self.text_channels = None
+        first = self._row(0)  # opens the files, which no two threads may do at once
+        if texts:
+            tokens, count, encoder = first[-3:]
+            self.encoder, self.text_channels = encoder.item(), tokens.nbytes // 2 // max(int(count), 1)
 
     def __len__(self):
         return self._size
 
-    def read(self, i):
+    def _row(self, i):
         try:
-            name, *pictures = self._rows[int(i)]
+            return self._rows[int(i)]
         except RuntimeError as error:
             raise UserError(f"cannot read picture {i} of {self.path}: {reason(error)}") from None
+
+    def read(self, i):
+        name, *pictures = self._row(i)[:1 + len(self.columns)]
         return [(f"{self.path}: {name.item()}", picture.tobytes()) for picture in pictures]
+
+    def text(self, i):
+        """What the encoder said of a picture's caption, float16 (count, text_channels). Raises UserError: it cannot be
+        read, or was told by another encoder than the first."""
+        tokens, count, encoder = self._row(i)[-3:]
+        if encoder.item() != self.encoder or tokens.nbytes != 2 * int(count) * self.text_channels:
+            raise UserError(f"picture {i} of {self.path} has tokens of another encoder than the first")
+        return np.frombuffer(tokens.tobytes(), np.float16).reshape(int(count), self.text_channels)
 
 
 def mindrecord_files(path):
@@ -295,6 +316,7 @@ class Row(NamedTuple):
     target: np.ndarray  # (H, W, C)
     source: Optional[np.ndarray] = None  # (H, W, C), of as many channels as its form has; None: no pair
     mask: Optional[np.ndarray] = None  # bool (H, W, 1), true where the target is to be made; None: everywhere
+    text: Optional[np.ndarray] = None  # float16 (L, C), its caption's tokens; None: it has none, or none is asked for
 
 
 def decode(row, forms, enough=None):

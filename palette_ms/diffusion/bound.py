@@ -118,13 +118,15 @@ class SteppedLoss(nn.Cell):
         told = np.arange(len(gammas)) if tells_step else gammas
         self.levels, self.told = (Tensor(np.asarray(values, np.float32)) for values in (gammas, told))
 
-    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None, dropout=None):
+    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None, dropout=None, text=None,
+                  source_noise=None):
         level = ops.gather(self.levels, step, 0).reshape((-1, 1, 1, 1))
         signal_rate, noise_rate = ops.sqrt(level), ops.sqrt(1 - level)
         y_t = signal_rate * y_0 + noise_rate * noise
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
-        output = self.unet(*denoiser_inputs(y_t, cond, ops.gather(self.told, step, 0), label, dropout))
+        output = self.unet(*denoiser_inputs(y_t, cond, ops.gather(self.told, step, 0), label, dropout, text,
+                                             source_noise))
         channels = y_0.shape[1]
         loss = ops.zeros_like(y_0)
         if self.simple:
@@ -178,7 +180,8 @@ class ContinuousLoss(nn.Cell):
         within = ops.clamp(1 - (end - t) / share, 0.0, 1.0)
         return LOG_SNR[0] - (place + within) * self.width, share / self.width, found
 
-    def construct(self, y_0, cond, noise, t, mask=None, label=None, weight=None, dropout=None):
+    def construct(self, y_0, cond, noise, t, mask=None, label=None, weight=None, dropout=None, text=None,
+                  source_noise=None):
         log_snr, density, found = self.draw(t)
         gamma = ops.sigmoid(log_snr)
         level = gamma.reshape((-1, 1, 1, 1))
@@ -187,7 +190,7 @@ class ContinuousLoss(nn.Cell):
         y_t = signal_rate * y_0 + noise_rate * noise
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
-        error = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout))
+        error = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout, text, source_noise))
         error = error - target(self.prediction, y_0, noise, signal_rate, noise_rate)
         # The error of ε: it is (y_t − √γ y₀)/√(1−γ), and √γ v + √(1−γ) y_t.
         if self.prediction == "x0":

@@ -6,9 +6,11 @@ The same as functions of arrays, for networks in other runtimes, are in `palette
 
 import math
 
-from mindspore import Tensor, nn, ops
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from palette_ms.diffusion.guidance import Guidance
 from palette_ms.diffusion.preconditioning import SOURCE_STD, needed
 from palette_ms.diffusion.process import scale
 from palette_ms.diffusion.samplers import BASE, ENDS, LIMIT, NEXT, TIME, A, B
@@ -39,21 +41,21 @@ class Preconditioned(nn.Cell):
         self.process = process
         self.sees_source = from_source or process != "palette"
 
-    def construct(self, x, gamma, label=None, dropout=None):
-        return self.answer(x, gamma, label, dropout)[0]
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.answer(x, gamma, label, dropout, None, text, source_noise)[0]
 
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None, text=None, source_noise=None):
         """The output, and the network's deep features, see `palette_ms.unet.unet.UNet.answer`."""
         told = 2000 / math.pi * ops.acos(ops.sqrt(gamma)) if self.tells_angle else gamma
         if not self.sees_source:
-            return self.network.answer(x, told, label, dropout, deep)
+            return self.network.answer(x, told, label, dropout, deep, text, source_noise)
         source, y_t, level = x[:, :self.channels], x[:, self.channels:], gamma.reshape((-1, 1, 1, 1))
         distance = y_t - ops.sqrt(level) * source
         if self.process == "palette":
             seen = ops.sqrt(level) * SOURCE_STD / (level * SOURCE_STD**2 + 1 - level) * distance
         else:
             seen = source + scale(self.process, level, ops.sqrt) * distance
-        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep)
+        said, deep = self.network.answer(ops.concat((source, seen), 1), told, label, dropout, deep, text, source_noise)
         return source + SOURCE_STD * said if self.from_source else said, deep
 
 
@@ -86,30 +88,110 @@ class LabelledUNet(nn.Cell):
         return self.unet(x, time, self.labels)
 
 
-class GuidedUNet(nn.Cell):
-    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1).
-
-    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
-    sources are left out. A learned variance stays that with the source.
+class ToldUNet(nn.Cell):
+    """A network with what it is told of the source and by a text filled in. Other texts and levels of the same shapes
+    are told without compiling anew.
 
     Args:
-        unet: the network, or a `LabelledUNet` for 2 N pictures.
-        weight: w ≥ 1; 1 is the answer with the source alone.
-        channels: of the noisy picture.
+        unet: called as unet(x, time, label, dropout, text, source_noise).
+        text: (N, L, C), or (1, L, C) for all pictures, see `palette_ms.unet.text`; None: the network takes none.
+        source_noise: (N,), or (1,) for all pictures; None: the network is not told it.
+        halves: the second half of the pictures is told no text, as `GuidedUNet` has them.
     """
 
-    def __init__(self, unet, weight, channels=3):
+    def __init__(self, unet, text=None, source_noise=None, halves=False):
         super().__init__()
         self.unet = unet
-        self.weight = weight
+        self.halves = halves
+        self.has_text, self.has_noise = text is not None, source_noise is not None
+        for name, array in (("told_text", text), ("told_noise", source_noise)):
+            if array is not None:
+                setattr(self, name, Parameter(Tensor(np.float32(array)), name=name, requires_grad=False))
+
+    def tell(self, text=None, source_noise=None):
+        """Another text or level, of the shapes that it was made with."""
+        for name, array in (("told_text", text), ("told_noise", source_noise)):
+            if array is not None:
+                ops.assign(getattr(self, name), Tensor(np.float32(array)))  # set_data is not seen by compiled graphs
+
+    def construct(self, x, time, label=None):
+        count, text, noise = x.shape[0], None, None
+        if self.has_text:
+            given = count // 2 if self.halves else count
+            text = ops.broadcast_to(self.told_text, (given,) + self.told_text.shape[1:])
+            if self.halves:
+                text = ops.concat((text, ops.zeros_like(text)))
+        if self.has_noise:
+            noise = ops.tile(self.told_noise, (count // self.told_noise.shape[0],))
+        return self.unet(x, time, label, None, text, noise)
+
+
+class Exported(nn.Cell):
+    """A network called with the inputs that it takes alone, in order, as exported files are: x, gamma, and what there
+    is of label, text and source_noise.
+
+    Args:
+        unet: called as unet(x, gamma, label, dropout, text, source_noise).
+        model: `palette_ms.unet.config.ModelConfig`.
+    """
+
+    def __init__(self, unet, model):
+        super().__init__()
+        self.unet = unet
+        places, count = [], 0
+        for takes in (model.num_classes is not None, model.text_channels is not None, model.source_noise):
+            places.append(count if takes else -1)
+            count += takes
+        self.label, self.text, self.noise = places
+
+    def construct(self, x, gamma, *rest):
+        label = rest[self.label] if self.label >= 0 else None
+        text = rest[self.text] if self.text >= 0 else None
+        noise = rest[self.noise] if self.noise >= 0 else None
+        return self.unet(x, gamma, label, None, text, noise)
+
+
+class GuidedUNet(nn.Cell):
+    """Classifier-free guidance by the source (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours − 1), or by
+    a text.
+
+    The network answers twice, in one batch of 2 N: with the source, and with 0 in its place, as in training where
+    sources are left out; by a text, twice with the source, of which a `ToldUNet` within tells but the first its text. A
+    learned variance stays that with the source or the text.
+
+    Args:
+        unet: the network, or a `LabelledUNet` or `ToldUNet` for 2 N pictures.
+        guidance: w ≥ 1, 1 is the answer with the source or the text alone; or a
+            `palette_ms.diffusion.guidance.Guidance`.
+        channels: of the noisy picture.
+        gammas: (T,), γ of the steps that the network is told, the least noisy first; None: it is told γ.
+        by_text: the source is kept.
+    """
+
+    def __init__(self, unet, guidance, channels=3, gammas=None, by_text=False):
+        super().__init__()
+        self.by_text = by_text
+        self.unet = unet
+        self.guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+        self.gammas = None if gammas is None else Tensor(gammas, mstype.float32)
         self.channels = channels
 
     def construct(self, x, time):
-        source, y_t = x[:, :-self.channels], x[:, -self.channels:]
-        x = ops.concat((x, ops.concat((ops.zeros_like(source), y_t), 1)))
+        without = x
+        if not self.by_text:
+            source, y_t = x[:, :-self.channels], x[:, -self.channels:]
+            without = ops.concat((ops.zeros_like(source), y_t), 1)
+        x = ops.concat((x, without))
         given, without = ops.chunk(self.unet(x, ops.concat((time, time))), 2, 0)
-        guided = given[:, :self.channels] + (self.weight - 1) * (given - without)[:, :self.channels]
+        guided = given[:, :self.channels] + (self.weight(time) - 1) * (given - without)[:, :self.channels]
         return guided if given.shape[1] == self.channels else ops.concat((guided, given[:, self.channels:]), 1)
+
+    def weight(self, time):
+        """w at each picture's noise level."""
+        if self.guidance.is_constant:
+            return self.guidance.weight
+        gamma = time if self.gammas is None else ops.gather(self.gammas, ops.cast(time, mstype.int32), 0)
+        return self.guidance.at(gamma, ops.asin, ops.sqrt).reshape((-1, 1, 1, 1))
 
 
 class FlippedUNet(nn.Cell):

@@ -3,6 +3,8 @@ compiled with their network are in `palette_ms.diffusion.cells`."""
 
 import numpy as np
 
+from palette_ms.diffusion.guidance import Guidance
+
 
 def is_cell(denoiser):
     """Whether it is one of MindSpore's Cells, which take Tensors, rather than a function of arrays."""
@@ -16,7 +18,7 @@ def on_arrays(denoiser):
     from mindspore import Tensor
 
     def answer(*inputs):
-        made = denoiser(*(Tensor(np.ascontiguousarray(array)) for array in inputs))
+        made = denoiser(*(None if array is None else Tensor(np.ascontiguousarray(array)) for array in inputs))
         return tuple(one.asnumpy() for one in made) if isinstance(made, tuple) else made.asnumpy()
 
     return answer
@@ -32,18 +34,47 @@ def labelled(unet, labels):
     return lambda x, time: unet(x, time, np.resize(np.int32(labels), len(x)))
 
 
-def guided(unet, weight, channels=3):
+class Told:
+    """As `palette_ms.diffusion.cells.ToldUNet`."""
+
+    def __init__(self, unet, text=None, source_noise=None, halves=False):
+        self.unet, self.halves = unet, halves
+        self.tell(text, source_noise)
+
+    def tell(self, text=None, source_noise=None):
+        self.text, self.source_noise = text, source_noise
+
+    def __call__(self, x, time, label=None):
+        text, noise = self.text, self.source_noise
+        if text is not None:
+            given = len(x) // 2 if self.halves else len(x)
+            text = np.broadcast_to(text, (given, *text.shape[1:])).astype(np.float32)
+            text = np.concatenate((text, np.zeros_like(text))) if self.halves else text
+        if noise is not None:
+            noise = np.resize(np.float32(noise), len(x))
+        return self.unet(x, time, label, None, text, noise)
+
+
+def guided(unet, guidance, channels=3, gammas=None, by_text=False):
     """As `palette_ms.diffusion.cells.GuidedUNet`.
 
     Args:
         unet: called with 2 N pictures.
-        weight: w ≥ 1; 1 is the answer with the source alone.
+        guidance: w ≥ 1, or a `palette_ms.diffusion.guidance.Guidance`.
         channels: of the noisy picture.
+        gammas: (T,), γ of the steps that the network is told, the least noisy first; None: it is told γ.
+        by_text: the source is kept.
     """
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
+
+    def weight(time):
+        gamma = time if gammas is None else gammas[np.int64(time)]
+        return np.reshape(guidance.at(gamma), (-1, 1, 1, 1))
+
     def answer(x, time):
-        without_source = np.concatenate((np.zeros_like(x[:, :-channels]), x[:, -channels:]), 1)
-        given, without = np.split(unet(np.concatenate((x, without_source)), np.concatenate((time, time))), 2)
-        guided = given[:, :channels] + np.float32(weight - 1) * (given - without)[:, :channels]
+        second = x if by_text else np.concatenate((np.zeros_like(x[:, :-channels]), x[:, -channels:]), 1)
+        given, without = np.split(unet(np.concatenate((x, second)), np.concatenate((time, time))), 2)
+        guided = given[:, :channels] + np.float32(weight(time) - 1) * (given - without)[:, :channels]
         return np.concatenate((guided, given[:, channels:]), 1)
 
     return answer

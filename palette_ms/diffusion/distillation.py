@@ -49,6 +49,7 @@ class DistillationLoss(nn.Cell):
         label (N,) or None: for denoisers with labels, int32.
         weight (N,) or None: what each picture counts.
         dropout (N, K) or None: the student's, see `palette_ms.unet.layers.Dropout`.
+        text, source_noise: as of `palette_ms.diffusion.loss.DiffusionLoss`.
 
     Output: the loss, a float32 scalar.
 
@@ -80,20 +81,22 @@ class DistillationLoss(nn.Cell):
                           share, np.maximum((alpha[now] / sigma[now]) ** 2, 1)], 1)
         self.table = Tensor(table.astype(np.float32))
 
-    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None, dropout=None):
+    def construct(self, y_0, cond, noise, step, mask=None, label=None, weight=None, dropout=None, text=None,
+                  source_noise=None):
         rows = ops.gather(self.table, step, 0)
         gamma, gamma_middle = rows[:, 0], rows[:, 5]
         rows = rows.reshape((rows.shape[0], rows.shape[1], 1, 1, 1))
         _, alpha, sigma, a, b, _, ratio, gain, a_middle, b_middle, share, snr = ops.unbind(rows, 1)
 
+        told = text, source_noise
         y_t = _with_known(alpha * y_0 + sigma * noise, y_0, mask)
-        first = self.bound(a * y_t + b * self.teacher(*denoiser_inputs(y_t, cond, gamma, label)))
+        first = self.bound(a * y_t + b * self.teacher(*denoiser_inputs(y_t, cond, gamma, label, None, *told)))
         y_middle = _with_known(ratio * y_t + gain * first, y_0, mask)
-        inputs = denoiser_inputs(y_middle, cond, gamma_middle, label)
+        inputs = denoiser_inputs(y_middle, cond, gamma_middle, label, None, *told)
         second = self.bound(a_middle * y_middle + b_middle * self.teacher(*inputs))
         target = ops.stop_gradient((1 - share) * first + share * second)
 
-        error = a * y_t + b * self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout)) - target
+        error = a * y_t + b * self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout, *told)) - target
         if mask is not None:
             error = error * mask
         error = snr * error * error

@@ -25,6 +25,8 @@ class DiffusionLoss(nn.Cell):
         - label (N,) or None: for a denoiser with labels, int32.
         - weight (N,) or None: what each picture counts.
         - dropout (N, K) or None: the denoiser's, see `palette_ms.unet.layers.Dropout`.
+        - text (N, L, C) or None: for a denoiser that takes texts, see `palette_ms.unet.text`.
+        - source_noise (N,) or None: for a denoiser that is told how noisy its source is.
 
     Output: the loss, a float32 scalar.
 
@@ -50,13 +52,14 @@ class DiffusionLoss(nn.Cell):
         self.squared = loss == "l2"
         self.prediction = prediction
 
-    def construct(self, y_0, cond, noise, gamma, mask=None, label=None, weight=None, dropout=None):
+    def construct(self, y_0, cond, noise, gamma, mask=None, label=None, weight=None, dropout=None, text=None,
+                  source_noise=None):
         level = gamma.reshape((-1, 1, 1, 1))
         signal_rate, noise_rate = ops.sqrt(level), ops.sqrt(1 - level)
         y_t = signal_rate * y_0 + noise_rate * noise
         if mask is not None:
             y_t = mask * y_t + (1 - mask) * y_0
-        output = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout))
+        output = self.unet(*denoiser_inputs(y_t, cond, gamma, label, dropout, text, source_noise))
         error = output - target(self.prediction, y_0, noise, signal_rate, noise_rate)
         if mask is not None:
             error = error * mask
@@ -66,9 +69,12 @@ class DiffusionLoss(nn.Cell):
         return ops.mean(error)
 
 
-def denoiser_inputs(y_t, cond, gamma, label=None, dropout=None):
-    """What a denoiser is called with: source ‖ y_t, gamma, and label and dropout only where there are any."""
+def denoiser_inputs(y_t, cond, gamma, label=None, dropout=None, text=None, source_noise=None):
+    """What a denoiser is called with: source ‖ y_t, gamma, and what else there is of label, dropout, text and
+    source_noise."""
     x = y_t if cond is None else ops.concat((cond, y_t), 1)
+    if text is not None or source_noise is not None:
+        return x, gamma, label, dropout, text, source_noise
     if dropout is not None:
         return x, gamma, label, dropout
     return (x, gamma) if label is None else (x, gamma, label)

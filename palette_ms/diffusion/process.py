@@ -65,3 +65,18 @@ def i2sb_schedule(num_steps):
 
 def _betas(gammas):
     return 1 - gammas / np.append(1.0, gammas[:-1])
+
+
+def noised(source, noise, level):
+    """A source with noise of a level s: cos(πs/2) source + sin(πs/2) noise, which is noise conditioning augmentation
+    (Ho et al. 2021, arXiv 2106.15282, section 4.2; Saharia et al. 2022, arXiv 2205.11487, figure A.32) along the cosine
+    schedule.
+
+    Args:
+        source, noise: (N, C, H, W), noise standard normal.
+        level: (N,), or a number, from 0, the source itself, to 1, noise alone.
+
+    Returns: float32, as source.
+    """
+    angle = np.reshape(np.float32(np.pi / 2 * np.asarray(level)), (-1, 1, 1, 1))
+    return np.cos(angle) * source + np.sin(angle) * noise

@@ -8,18 +8,20 @@ which is compiled with its chain into one graph (`palette_ms.diffusion.cells`).
 import math
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 import numpy as np
 
 from palette_ms.diffusion.denoisers import is_cell
+from palette_ms.diffusion.guidance import GUIDANCE_SCHEDULES, Guidance
 from palette_ms.diffusion.preconditioning import check_prediction, y_0_coefficients
 from palette_ms.diffusion.rounds import from_estimate, refined, resampled
 from palette_ms.diffusion.schedule import SPACINGS, make_gamma_schedule, place_steps, strength_of
 from palette_ms.diffusion.solvers import LEAST_GAMMA, NOISE, SOLVERS, Y_0, Call, ddpm, learned_ends, rates, resshift
 from palette_ms.seeds import generator
 
-_WORDS = {Integral: "a whole number", Real: "a number", str: "a text"}
+_WORDS = {Integral: "a whole number", Real: "a number", str: "a text", tuple: "two numbers",
+          np.ndarray: "an encoder's tokens"}
 VARIANCES = ("posterior", "beta", "learned_range")
 STARTS = ("source", "estimate")
 
@@ -33,7 +35,8 @@ _REPORTS = 20  # of progress, in a chain
 TIME, A, B, NEXT, BASE, ENDS, LIMIT = 0, 1, 2, 3, 9, 15, 17
 
 _KINDS = {"steps": Integral, "reuse": Integral, "flips": Integral, "sampler": str, "spacing": str, "start": str,
-          "jump": Integral, "repeats": Integral, "rounds": Integral}
+          "jump": Integral, "repeats": Integral, "rounds": Integral, "guidance_schedule": str,
+          "guidance_interval": tuple, "text": np.ndarray}
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,14 @@ class Sampling:
             because the network sees nothing yet. 0: never.
         guidance: classifier-free guidance's weight w (Ho & Salimans 2022, arXiv 2207.12598): the network's answer is
             w times that with the source minus w − 1 times that without. 1: off. For models whose training left out
-            sources (`training.source_dropout`).
+            sources (`training.source_dropout`). Of models with texts it is their text that guides, and what
+            `training.text_dropout` left out.
+        guidance_schedule: how that weight changes with the noise, see `palette_ms.diffusion.guidance`.
+        guidance_interval: (least, most) σ/α between which there is guidance. None: everywhere.
+        text: of a model with texts, what it is told: an array (1, L, C), or (N, L, C), a text for each picture, see
+            `palette_ms.unet.text`. None: no text.
+        source_noise: of a model with `model.source_noise`, the level of the noise that its source is given, from 0 to
+            1, see `palette_ms.diffusion.process.noised`.
         reuse: calls that share what the network's coarser levels make, see
             `palette_ms.diffusion.denoisers.ReusingUNet`. 1: every call is the whole network's.
         flips: 2 or 4: each call is the mean over as many mirror images, see
@@ -92,6 +102,8 @@ class Sampling:
     strength: float = 1.0
     tolerance: float = 0.0
     guidance: float = 1.0
+    guidance_schedule: str = "constant"
+    guidance_interval: Optional[Tuple[float, float]] = None
     reuse: int = 1
     flips: int = 1
     start: str = "source"
@@ -99,6 +111,8 @@ class Sampling:
     jump: int = 2
     rounds: int = 0
     round_noise: float = 0.1
+    text: Optional[np.ndarray] = None
+    source_noise: float = 0.0
 
     def __post_init__(self):
         for field in fields(self):
@@ -122,6 +136,13 @@ class Sampling:
             raise ValueError(f"tolerance must be at least 0 and finite, not {self.tolerance}")
         if not 1 <= self.guidance < math.inf:
             raise ValueError(f"guidance must be at least 1 (off) and finite, not {self.guidance}")
+        if self.guidance_schedule not in GUIDANCE_SCHEDULES:
+            raise ValueError(f"unknown guidance_schedule {self.guidance_schedule!r}: {', '.join(GUIDANCE_SCHEDULES)}")
+        if self.guidance_interval is not None and not (
+                len(self.guidance_interval) == 2 and all(isinstance(end, Real) for end in self.guidance_interval)
+                and 0 <= self.guidance_interval[0] < self.guidance_interval[1] < math.inf):
+            raise ValueError("guidance_interval must be two numbers from 0 on, the smaller first, not "
+                             f"{self.guidance_interval}")
         if self.reuse < 1:
             raise ValueError(f"reuse must be from 1 (off) on, not {self.reuse}")
         if self.flips not in (1, 2, 4):
@@ -139,8 +160,15 @@ class Sampling:
         if self.repeats > 1 and self.sampler not in ("ddpm", "ddim"):
             raise ValueError(f"repeats are for the samplers ddpm and ddim, whose steps look at one call, not "
                              f"{self.sampler}")
+        if not 0 <= self.source_noise <= 1:
+            raise ValueError(f"source_noise must be from 0 to 1, not {self.source_noise}")
         if not 0 < self.round_noise < math.inf:
             raise ValueError(f"round_noise must be above 0 and finite, not {self.round_noise}")
+
+    @property
+    def guided_by(self) -> Guidance:
+        """The guidance of its calls."""
+        return Guidance(self.guidance, self.guidance_schedule, self.guidance_interval)
 
     @property
     def starts_from_source(self):

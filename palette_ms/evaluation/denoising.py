@@ -5,7 +5,7 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from palette_ms.data.loader import TrainingBatches
-from palette_ms.diffusion.cells import LabelledUNet
+from palette_ms.diffusion.cells import LabelledUNet, ToldUNet
 from palette_ms.diffusion.preconditioning import y_0_coefficients
 from palette_ms.diffusion.schedule import make_gamma_schedule, place_steps
 from palette_ms.seeds import generator
@@ -34,7 +34,11 @@ def denoising_errors(unet, config, place, number, seed):
     gammas = make_gamma_schedule(**vars(task.test_schedule or diffusion.test_schedule))
     steps = place_steps(gammas, min(_LEVELS, len(gammas)), "log_snr")
     batches = TrainingBatches(config)
-    if config.model.num_classes is not None:
+    model = config.model
+    if model.text_channels is not None or model.source_noise:  # without a text or noise in the source
+        text = None if model.text_channels is None else np.zeros((1, model.text_length, model.text_channels))
+        unet = ToldUNet(unet, text, np.zeros(1) if model.source_noise else None)
+    if model.num_classes is not None:
         unet = LabelledUNet(unet, [place] * _BATCH)
     signal, deviation = np.sqrt(gammas[steps]), np.sqrt(1 - gammas[steps])
     a, b = y_0_coefficients(diffusion.prediction, gammas[steps])

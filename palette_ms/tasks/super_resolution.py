@@ -1,9 +1,9 @@
 """Super-resolution: the source is small, enlarged by bicubic interpolation (SR3: Saharia et al. 2021, arXiv 2104.07636,
-section 2)."""
+section 2), or bilinear (guided-diffusion's upsamplers: Dhariwal & Nichol 2021, arXiv 2105.05233, appendix H)."""
 
 import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Literal, Tuple
 
 import numpy as np
 from PIL import Image
@@ -15,18 +15,27 @@ from palette_ms.tasks.task import Task, option
 
 @dataclass(frozen=True)
 class SuperResolution(Task):
-    """The source was made smaller and large again, both bicubic. Sides that the factor does not divide are rounded up
-    when made smaller."""
+    """The source was made smaller and large again. Sides that the factor does not divide are rounded up when made
+    smaller."""
 
     name = "super_resolution"
     asks = (Ask("scale", "the factor, where the model knows several", int, least=2),)
 
     scales: Tuple[int, ...] = option((4,), "factors, drawn evenly", least=2)
+    interpolation: Literal["bicubic", "bilinear"] = option("bicubic", "how the source is made small and large again; "
+                                                           "bilinear: small by the mean over blocks")
+    classes: bool = option(False, "the labels of a network with `num_classes` are the pictures' classes, not tasks")
+
+    @property
+    def filter(self):
+        return Image.BILINEAR if self.interpolation == "bilinear" else Image.BICUBIC
 
     def pair(self, y_0, rng):
         height, width = y_0.shape[1:]
         scale = self.scales[rng.integers(len(self.scales))]
-        return bicubic(bicubic(y_0, math.ceil(height / scale), math.ceil(width / scale)), height, width), None
+        small = resized(y_0, math.ceil(height / scale), math.ceil(width / scale),
+                        Image.BOX if self.interpolation == "bilinear" else Image.BICUBIC)
+        return resized(small, height, width, self.filter), None
 
     def size(self, height, width, asked):
         scale, trained = asked["scale"], ", ".join(map(str, self.scales))
@@ -40,5 +49,10 @@ class SuperResolution(Task):
 
 def bicubic(y, height, width):
     """A picture (C, H, W) resized by Pillow's bicubic interpolation, to (C, height, width), clipped to [−1, 1]."""
-    channels = [Image.fromarray(channel).resize((width, height), Image.BICUBIC) for channel in y]
+    return resized(y, height, width, Image.BICUBIC)
+
+
+def resized(y, height, width, filter):
+    """A picture (C, H, W) resized by one of Pillow's filters, to (C, height, width), clipped to [−1, 1]."""
+    channels = [Image.fromarray(channel).resize((width, height), filter) for channel in y]
     return np.clip(np.stack([np.asarray(channel) for channel in channels]), -1, 1)

@@ -15,6 +15,7 @@ from numbers import Integral
 from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple, Type
 
 import numpy as np
+from PIL import Image
 
 from palette_ms.data.forms import cast
 from palette_ms.diffusion.schedule import ScheduleConfig
@@ -80,6 +81,8 @@ class Task:
         needs_pairs: the data give the sources, and `pair` takes them.
         needs_rgb: it is about photos in RGB of 8 bits, not about any channels.
         keeps_gray: of a gray photo the result is gray, too.
+        filter: Pillow's, by which a user's picture is resized to the result's size.
+        classes: the network's labels are classes of pictures, which the user names, rather than tasks.
 
     Raises:
         ValueError: an option out of its range, which the message begins with.
@@ -107,6 +110,8 @@ class Task:
     needs_pairs: ClassVar[bool] = False
     needs_rgb: ClassVar[bool] = False
     keeps_gray: ClassVar[bool] = True
+    filter: ClassVar[Any] = Image.BICUBIC
+    classes: ClassVar[bool] = False
 
     weight: float = option(1.0, "share of the training pictures, beside the other tasks' weights", above=0)
     loss_weight: float = option(1.0, "what a picture counts in the loss", above=0)
@@ -377,10 +382,11 @@ def _file(cls):
 
 # What `Palette.restore` and the commands take for every task.
 _TAKEN = {"image", "task", "sampler", "steps", "num_samples", "seed", "tile", "overlap", "progress", "spacing", "eta",
-          "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "reuse", "ckpt", "input", "output",
+          "dynamic_threshold", "strength", "detail", "tolerance", "guidance", "guidance_schedule", "guidance_interval",
+          "reuse", "ckpt", "input", "output",
           "class", "label", "device", "runtime", "precision", "import", "imports", "help", "start", "repeats", "jump",
           "rounds", "round_noise", "best", "score", "mix", "blend", "resample", "resample_regions", "confidence",
-          "border_rounds", "refine", "details", "weights"}
+          "border_rounds", "refine", "details", "weights", "text", "source_noise"}
 
 
 def _check_name(cls, ask):

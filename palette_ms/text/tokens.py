@@ -8,7 +8,7 @@ import numpy as np
 from palette_ms.data.files import expand
 from palette_ms.errors import UserError
 
-_LIMIT = 256  # of tokens, as Imagen has it
+LIMIT = 256  # of tokens, as Imagen has it
 _END, _PADDING = 1, 0  # T5's
 # Which package reads which file; the first that is there is taken.
 _KINDS = {"tokenizer.json": "tokenizers", "spiece.model": "sentencepiece"}
@@ -39,7 +39,7 @@ class Tokenizer:
         except Exception as error:  # the libraries throw Exception itself and RuntimeError
             raise UserError(f"{folder / name} is not a tokenizer: {error}") from None
 
-    def __call__(self, texts, limit=_LIMIT):
+    def __call__(self, texts, limit=LIMIT):
         """Tokens of texts, each with the token of the end.
 
         Args:

@@ -21,8 +21,10 @@ _ADM_DEFAULTS = {
     "use_scale_shift_norm": True, "resblock_updown": False, "use_new_attention_order": False, "learn_sigma": False,
     "diffusion_steps": 1000, "noise_schedule": "linear", "predict_xstart": False, "rescale_timesteps": False,
     "sigma_small": False,  # improved-diffusion's, whose flags are else the same
+    "large_size": None, "small_size": None,  # the upsamplers' alone, in place of image_size
 }
 _ADM_CHANNEL_MULTS = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+_ADM_UPSAMPLER_CHANNEL_MULTS = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 64: (1, 2, 3, 4)}
 _ADM_CLASSES = 1000
 # Flags of its scripts that do not change what the network computes.
 _ADM_OTHER = {
@@ -181,17 +183,20 @@ def adm_config(content):
                         f"t · 1000 / {flags['diffusion_steps']}, and here networks are told whole steps t alone. With "
                         "1000 diffusion_steps, where both are the same, it can be converted")
     size, mults, attention = flags["image_size"], flags["channel_mult"], flags["attention_resolutions"]
+    known, upsampler = _ADM_CHANNEL_MULTS, {"large_size", "small_size"} <= content.keys()
+    if upsampler:
+        size, known = flags["large_size"], _ADM_UPSAMPLER_CHANNEL_MULTS
     if mults == "":
-        if size not in _ADM_CHANNEL_MULTS:
+        if size not in known:
             raise UserError(f"guided-diffusion has no channel_mult for image_size {size}: name it in the config")
-        mults = _ADM_CHANNEL_MULTS[size]
+        mults = known[size]
     if isinstance(mults, str):
         mults = [float(mult) for mult in mults.split(",")]
     if isinstance(attention, (str, int)):
         attention = [size // int(resolution) for resolution in str(attention).split(",")]
     out_channels = content.get("out_channels", 6 if flags["learn_sigma"] else 3)
     classes = content.get("num_classes", _ADM_CLASSES if flags["class_cond"] else None)
-    in_channels = content.get("in_channels", 3)
+    in_channels = content.get("in_channels", 3) * (2 if upsampler else 1)  # SuperResModel doubles them
     model = {
         "in_channels": in_channels, "out_channels": out_channels, "base_channels": flags["num_channels"],
         "channel_mults": mults, "num_res_blocks": flags["num_res_blocks"], "attention_resolutions": attention,
@@ -204,8 +209,16 @@ def adm_config(content):
     }
     if flags["sigma_small"] and not flags["learn_sigma"]:
         diffusion["variance"] = "posterior"
-    return {"model": model, "diffusion": diffusion, "data": {"image_size": size},
-            "split_in_heads": not flags["use_new_attention_order"]}
+    config = {"model": model, "diffusion": diffusion, "data": {"image_size": size},
+              "split_in_heads": not flags["use_new_attention_order"]}
+    if upsampler:
+        config["tasks"] = [adm_upsampling(size // flags["small_size"], classes)]
+    return config
+
+
+def adm_upsampling(scale, classes):
+    """The task of guided-diffusion's upsamplers: small pictures are block means, made large bilinearly."""
+    return {"name": "super_resolution", "scales": [scale], "interpolation": "bilinear", "classes": classes is not None}
 
 
 def adm_schedule(name="linear", num_steps=1000):

@@ -12,6 +12,7 @@ from palette_ms.errors import UserError
 from palette_ms.torch_weights.configs import (
     adm_config,
     adm_schedule,
+    adm_upsampling,
     palette_config,
     read_foreign_config,
     read_off_tensors,
@@ -24,6 +25,7 @@ PROGRAMS = {"palette": "the PyTorch Palette port", "adm": "guided-diffusion"}
 # What the port keeps in its state dict besides the network, all of one noise schedule.
 _BUFFERS = ("gammas", "sqrt_recip_gammas", "sqrt_recipm1_gammas", "posterior_log_variance_clipped",
             "posterior_mean_coef1", "posterior_mean_coef2")
+_FIRST = "input_blocks.0.0.weight"
 
 
 class Converted(NamedTuple):
@@ -77,23 +79,30 @@ def convert(path, arch=None, foreign_config=None, overrides=()):
         notes.append("the image size is not told: taken to be 256; data.image_size=N says otherwise")
     config = config_from_dict(raw, str(foreign_config or path))
     unet = build_unet(config.model, path, path.stat().st_size)
+    if arch == "adm" and config.tasks[0].has_source:
+        network[_FIRST] = _source_first(network[_FIRST])
     network = {official_prefix + name: array for name, array in network.items()}
     weights = from_torch(network, unet, arch, path, split_in_heads)
     return Converted(config, weights, f"converted from {path.name} of {PROGRAMS[arch]}", notes)
 
 
 def _network_prefix(tensors, path):
-    first = "input_blocks.0.0.weight"
-    names = [name for name in tensors if name == first or name.endswith(f".{first}")]
+    names = [name for name in tensors if name == _FIRST or name.endswith(f".{_FIRST}")]
     if not names:
         if any("noise_level_mlp" in name for name in tensors):
             raise UserError(f"{path} holds the port's sr3 network, which is another one than guided_diffusion: its "
                             "time embedding enters the blocks without an activation. It cannot be converted")
-        raise UserError(f"{path} holds no U-Net of the PyTorch Palette port or of guided-diffusion: it has no {first} "
+        raise UserError(f"{path} holds no U-Net of the PyTorch Palette port or of guided-diffusion: it has no {_FIRST} "
                         f"(but {', '.join(sorted(tensors)[:3])} …)")
     if len(names) > 1:
         raise UserError(f"{path} holds {len(names)} networks ({', '.join(sorted(names)[:3])}): save one by itself")
-    return names[0][:-len(first)]
+    return names[0][:-len(_FIRST)]
+
+
+def _source_first(weight):
+    """The first convolution of guided-diffusion's upsamplers, which take noisy ‖ source, as one that takes source ‖
+    noisy; and the reverse."""
+    return np.roll(weight, weight.shape[1] // 2, 1)
 
 
 def _foreign(arch, foreign_config):
@@ -132,12 +141,16 @@ def _complete_palette(raw, buffers, notes):
 
 def _complete_adm(raw, notes):
     model, diffusion = raw["model"], raw.setdefault("diffusion", {})
-    learned = model["out_channels"] == 2 * model["in_channels"]
+    upsamples = model["in_channels"] == 6  # a source beside the noisy picture
+    learned = model["out_channels"] == (1 if upsamples else 2) * model["in_channels"]
     diffusion.setdefault("variance", "learned_range" if learned else "beta")
     diffusion.setdefault("time_input", "t")
     if "test_schedule" not in diffusion:
         diffusion.update(train_schedule=adm_schedule(), test_schedule=adm_schedule())
         notes.append(f"the noise schedule is not told: taken to be {_in_words(adm_schedule())}")
+    if upsamples and "tasks" not in raw:
+        raw["tasks"] = [adm_upsampling(4, model.get("num_classes"))]
+        notes.append("how much it enlarges is not told: taken to be 4 times")
     raw.setdefault("tasks", [{"name": "unconditional"}])
 
 
@@ -168,6 +181,8 @@ def export(checkpoint, path):
     if arch == "palette" and (diffusion.prediction != "eps" or model.num_classes):
         raise UserError(f"{checkpoint.path}: the PyTorch Palette port knows no classes, and no prediction but eps")
     tensors = to_torch(unet_arrays(unet), unet, arch)
+    if arch == "adm" and config.tasks[0].has_source:
+        tensors[_FIRST] = _source_first(tensors[_FIRST])
     if arch == "palette":
         tensors.update(_buffers(make_beta_schedule(**vars(diffusion.train_schedule))))
     write_pth(path, tensors)

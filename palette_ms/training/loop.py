@@ -23,7 +23,7 @@ from palette_ms.data.readers import read_array
 from palette_ms.data.scan import find_ranges
 from palette_ms.data.sources import fingerprint
 from palette_ms.diffusion.bound import ContinuousLoss, SteppedLoss
-from palette_ms.diffusion.cells import LabelledUNet, precondition
+from palette_ms.diffusion.cells import LabelledUNet, ToldUNet, precondition
 from palette_ms.diffusion.distillation import DistillationLoss, halved
 from palette_ms.diffusion.loss import DiffusionLoss
 from palette_ms.diffusion.preconditioning import bridged
@@ -77,7 +77,7 @@ class Trainer:
         if training.jit_level == "O2":
             raise UserError("training.jit_level O2 is about to leave MindSpore: take O1, or leave it out")
         self.makes_pictures = not config.tasks[0].has_source
-        if self.makes_pictures and config.model.num_classes is not None:
+        if config.tasks[0].classes or (self.makes_pictures and config.model.num_classes is not None):
             raise UserError("training knows no classes of pictures: such networks can only be sampled from")
         if diffusion.variance == "learned_range" and diffusion.loss not in ("hybrid", "vlb"):
             raise UserError("diffusion.variance: learned_range is learned by the bound: take diffusion.loss: hybrid")
@@ -93,8 +93,11 @@ class Trainer:
             checkpoint, steps, gammas = open_teacher(config)
             diffusion = dataclasses.replace(diffusion, distilled=halved(steps))
             config = dataclasses.replace(config, diffusion=diffusion)
-        self.config = config
         self.batches = self.shown = TrainingBatches(config, runtime.rank(), runtime.ranks())
+        if config.model.text_channels is not None:
+            encoder = self.batches.pictures.source.encoder
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, text_encoder=encoder))
+        self.config = config
         if config.data.validation:
             data = dataclasses.replace(config.data, path=config.data.validation)
             self.shown = TrainingBatches(dataclasses.replace(config, data=data))
@@ -113,6 +116,7 @@ class Trainer:
             except ValueError as error:
                 raise UserError(f"training.lora.targets: {error}") from None
         if config.distillation:
+            self._check_encoder(checkpoint)
             self.teacher = checkpoint.load_unet()
             self.pictures_before = checkpoint.pictures
             freeze(self.teacher, "teacher")
@@ -141,7 +145,7 @@ class Trainer:
         if self.teacher:
             self.teacher.set_train(False)  # no dropout
         self.step = 0
-        self.chain = None  # of the grids and the validation, compiled
+        self.chain = self.told = None  # of the grids and the validation, compiled, and what it is told
         self.best = None  # value of the first of validation.metrics
         self.validation = self._create_validation() if config.validation.every and runtime.rank() == 0 else None
 
@@ -161,7 +165,8 @@ class Trainer:
             levels = np.full(len(samples), gamma, np.float32)
             if diffusion.whole_steps:
                 levels = np.full(len(samples), np.argmin(np.abs(gammas - gamma)), np.int32)
-            inputs = y_0, cond, noise, levels, mask, label
+            text, source_noise = self._told(samples)
+            inputs = y_0, cond, noise, levels, mask, label, None, None, text, source_noise
             return float(cell(*(array if array is None else Tensor(array) for array in inputs)).asnumpy())
 
         return Validation(self.config, self.shown, _SAMPLE_PICTURES, self._restore, cell and loss)
@@ -183,6 +188,7 @@ class Trainer:
         if theirs != self.config.model and not deepens:
             raise UserError(f"training.init_from: {checkpoint.path} holds another network than the model section "
                             "describes; copy its model section (num_res_blocks alone may be more)")
+        self._check_encoder(checkpoint)
         was, ours = checkpoint.config.diffusion, self.config.diffusion
         for name in ("from_source", "noise_input") + (() if ours.from_source else ("process",)):
             if getattr(was, name) != getattr(ours, name):
@@ -200,6 +206,13 @@ class Trainer:
             changed = {**dict.fromkeys(arrays), **made}
         checkpoint.fill(self.unet, group, changed)
         self.pictures_before = checkpoint.pictures
+
+    def _check_encoder(self, checkpoint):
+        """Raises UserError where a checkpoint's texts were told by another encoder."""
+        theirs, ours = checkpoint.config.data.text_encoder, self.config.data.text_encoder
+        if theirs != ours:
+            raise UserError(f"{checkpoint.path} was trained with the texts of the encoder {theirs}, and "
+                            f"{self.config.data.path} has those of {ours}")
 
     def _embeddings(self, theirs, arrays):
         """What takes the place of another model's arrays where it does not know the same tasks in the same order: a
@@ -274,6 +287,7 @@ class Trainer:
                             "to start from its weights, set training.init_from")
         if checkpoint.config.diffusion.distilled != self.config.diffusion.distilled:
             raise UserError(f"{checkpoint.path} cannot be resumed: it is not of a distillation to these steps")
+        self._check_encoder(checkpoint)
         checkpoint.fill(self.unet, "weights")
         checkpoint.fill(self.ema, "ema")
         self.step_cell.take_average()
@@ -406,6 +420,9 @@ class Trainer:
         """One batch, one chain: that of the common test schedule, also for tasks with their own, or a student's."""
         diffusion = self.config.diffusion
         unet = precondition(self.ema, diffusion)
+        text, source_noise = self._told(samples)
+        if text is not None or source_noise is not None:
+            unet = self.told = ToldUNet(unet, text, source_noise)
         if self.config.model.num_classes is not None:
             unet = LabelledUNet(unet, [sample.task for sample in samples])
         steps = min(self.config.training.sample_steps, diffusion.test_schedule.num_steps)
@@ -432,10 +449,17 @@ class Trainer:
         y_0, mask = (np.stack([getattr(sample, name) for sample in samples]) for name in ("y_0", "mask"))
         return y_0, None if self.makes_pictures else np.stack([sample.cond for sample in samples]), mask
 
+    def _told(self, samples):
+        """(text or None, source_noise or None) of some `Sample`s, whose sources are without noise, as arrays."""
+        text = None if samples[0].text is None else np.stack([sample.text for sample in samples])
+        return text, np.zeros(len(samples), np.float32) if self.config.model.source_noise else None
+
     def _restore(self, samples, noise):
         """What the averaged weights make of as many samples as the grids show, of the same tasks."""
         if self.chain is None:
             self.chain = self._sampler(samples)
+        elif self.told:
+            self.told.tell(*self._told(samples))
         y_0, cond, mask = self._stacked(samples)
         return self.chain(cond, mask * noise + (1 - mask) * y_0, mask=mask, y_0=y_0).asnumpy()
 

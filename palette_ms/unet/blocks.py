@@ -31,8 +31,10 @@ class ResidualBlock(nn.Cell):
         resample: None, "up" or "down": both branches are doubled (nearest) or halved (average) in size.
         norm_groups: groups of the normalisations.
         dilation: of both 3×3 convolutions.
+        conv_skip: the skip is a 1×1 convolution even where C' is C.
 
-    Inputs: x (N, C, H, W), emb (N, E), numbers (N, K) for the dropout or None. Output: (N, C', H', W').
+    Inputs: x (N, C, H, W), emb (N, E), numbers (N, K) for the dropout or None; text is not used.
+    Output: (N, C', H', W').
 
     Examples:
         >>> block = ResidualBlock(4, 8, time_channels=16, resample="down", norm_groups=4)
@@ -42,7 +44,7 @@ class ResidualBlock(nn.Cell):
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, dropout: float = 0.0,
                  scale_shift: bool = True, resample: Optional[str] = None, norm_groups: int = 32,
-                 dilation: int = 1) -> None:
+                 dilation: int = 1, conv_skip: bool = False) -> None:
         super().__init__()
         self.scale_shift = scale_shift
         self.norm1 = GroupNorm(in_channels, norm_groups)
@@ -53,9 +55,10 @@ class ResidualBlock(nn.Cell):
         self.norm2 = GroupNorm(out_channels, norm_groups)
         self.dropout = Dropout(out_channels, dropout)
         self.conv2 = conv(out_channels, out_channels, 3, zero=True, dilation=dilation)
-        self.skip = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        has_conv = conv_skip or in_channels != out_channels
+        self.skip = conv(in_channels, out_channels, 1) if has_conv else nn.Identity()
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         h = self.conv1(self.resample(self.act(self.norm1(x))))
         emb = self.time(self.act(emb))
         if self.scale_shift:
@@ -81,6 +84,7 @@ class AttentionBlock(nn.Cell):
         blocks: local: cut maps of any size into blocks × blocks, whose sides differ by at most one position.
         block_size: local, if not `blocks`: cut maps into blocks of block_size × block_size positions, from the upper
             left corner; the last ones have what is left.
+        width: of all heads together, which they must divide; None: C.
 
     Inputs: x (N, C, H, W). Output: as x.
 
@@ -97,19 +101,21 @@ class AttentionBlock(nn.Cell):
     """
 
     def __init__(self, channels: int, num_heads: int = 1, num_head_channels: Optional[int] = None,
-                 norm_groups: int = 32, blocks: Optional[int] = None, block_size: Optional[int] = None) -> None:
+                 norm_groups: int = 32, blocks: Optional[int] = None, block_size: Optional[int] = None,
+                 width: Optional[int] = None) -> None:
         super().__init__()
-        self.num_heads = heads(channels, num_heads, num_head_channels)
+        self.width = width or channels
+        self.num_heads = heads(self.width, num_heads, num_head_channels)
         self.blocks = blocks
         self.block_size = block_size
         self.is_local = blocks is not None or block_size is not None
         self.norm = GroupNorm(channels, norm_groups)
-        self.qkv = conv(channels, 3 * channels, 1)
+        self.qkv = conv(channels, 3 * self.width, 1)
         self.attend = DotProductAttention()
-        self.proj = conv(channels, channels, 1, zero=True)
+        self.proj = conv(self.width, channels, 1, zero=True)
 
     def construct(self, x):
-        n, c, height, width = x.shape
+        c, height, width = self.width, x.shape[2], x.shape[3]
         qkv, outside = self.qkv(self.norm(x)), None
         if self.is_local:
             qkv, outside = split_blocks(qkv, self.blocks, self.block_size)

@@ -14,7 +14,8 @@ def can_deepen(model, deeper):
     Args:
         model, deeper: `ModelConfig`. Without attention the blocks' dilation depends on their number.
     """
-    return (model.attention in ("global", "local") and model.num_res_blocks < deeper.num_res_blocks
+    return (model.attention in ("global", "local") and model.kind == "unet" and model.res_blocks is None
+            and model.num_res_blocks < deeper.num_res_blocks
             and dataclasses.replace(model, num_res_blocks=deeper.num_res_blocks) == deeper)
 
 

@@ -177,8 +177,8 @@ class DotProductAttention(nn.Cell):
     `fused` is the one place that decides. The fused operator has not been run: no card was at hand, and the tests put
     a stand-in of its documented form in its place.
 
-    Inputs: q, k, v (N, heads, D, L); outside (N, L), True for positions that none attends to, or None.
-    Output: as v.
+    Inputs: q (N, heads, D, L); k, v (N, heads, D, K); outside (N, K), True for keys that none attends to, or None.
+    Output: as q.
     """
 
     def __init__(self):
@@ -193,12 +193,13 @@ class DotProductAttention(nn.Cell):
         return self.has_operator and is_half and d % 16 == 0 and d <= 512 and n <= 2000
 
     def construct(self, q, k, v, outside=None):
-        n, heads, d, length = q.shape
+        n, heads, d, queries = q.shape
+        length = k.shape[3]
         scale = 1 / math.sqrt(d)
         if self.fused(q):
             mask = None
             if outside is not None:
-                mask = ops.broadcast_to(outside.reshape((n, 1, 1, length)), (n, 1, length, length))
+                mask = ops.broadcast_to(outside.reshape((n, 1, 1, length)), (n, 1, queries, length))
             y = ops.flash_attention_score(q.swapaxes(-1, -2), k.swapaxes(-1, -2), v.swapaxes(-1, -2), heads,
                                           attn_mask=mask, scalar_value=scale, input_layout="BNSD")
             return y.swapaxes(-1, -2)
@@ -329,23 +330,23 @@ def _halving(width):
 class UpsampleConv(nn.Cell):
     """Doubling, then a 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
-    def __init__(self, channels):
+    def __init__(self, in_channels, out_channels):
         super().__init__()
         self.upsample = Upsample()
-        self.conv = conv(channels, channels, 3)
+        self.conv = conv(in_channels, out_channels, 3)
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         return self.conv(self.upsample(x))
 
 
 class DownsampleConv(nn.Cell):
     """Halving by a strided 3×3 convolution. The other inputs are not used: all elements of a path are called alike."""
 
-    def __init__(self, channels):
+    def __init__(self, in_channels, out_channels):
         super().__init__()
-        self.conv = conv(channels, channels, 3, stride=2)
+        self.conv = conv(in_channels, out_channels, 3, stride=2)
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         return self.conv(x)
 
 

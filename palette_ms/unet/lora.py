@@ -6,7 +6,7 @@ import numpy as np
 from mindspore import Parameter, nn, ops
 
 from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
-from palette_ms.unet.plan import plan
+from palette_ms.unet.plan import attention_width, plan, resamples_by_blocks
 
 # What can be adapted: the blocks, and their layers.
 TARGETS = {"attention": (AttentionBlock, ("qkv", "proj")),
@@ -75,14 +75,15 @@ def count_parameters(model, rank, targets):
 
     def residual(c_in, c_out):
         layers.extend([(9 * c_in, c_out), (time, (1 + model.scale_shift) * c_out), (9 * c_out, c_out)])
-        if c_in != c_out:
+        if c_in != c_out or model.kind == "efficient":
             layers.append((c_in, c_out))
 
     for step in (step for part in plan(model) for step in part):
         if "residual" in targets and step.kind == "stage":
             residual(step.c_in, step.c_out)
-        if "residual" in targets and step.resample and model.resblock_updown:
+        if "residual" in targets and step.resample and resamples_by_blocks(model):
             residual(step.c_out, step.c_out)
         if "attention" in targets and step.attends:
-            layers.extend([(step.c_out, 3 * step.c_out), (step.c_out, step.c_out)])
+            width = attention_width(model, step.c_out)
+            layers.extend([(step.c_out, 3 * width), (width, step.c_out)])
     return rank * sum(inputs + outputs for inputs, outputs in layers)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from palette_ms.unet.plan import heads, plan
+from palette_ms.unet.plan import attention_width, heads, plan, resamples_by_blocks, text_width
 
 OPSET = 17
 _IR_VERSION = 8  # the oldest that has this opset: runtimes of 2022 and later read it
@@ -163,15 +163,17 @@ def _frequencies(base_channels):
 def write(config, around=None, part=None, takes_waves=False):
     """The graph of a network.
 
-    Inputs: x (N, in_channels, H, W), gamma (N,), and label (N,), int32, where the network has classes; the part
-    "finest" takes deep (N, C, h, w) before them. Outputs: output (N, out_channels, H, W), of the part "whole" deep too.
+    Inputs: x (N, in_channels, H, W), gamma (N,), and where the network takes them label (N,), int32, text
+    (N, text_length, text_channels) and source_noise (N,); the part "finest" takes deep (N, C, h, w) before them.
+    Outputs: output (N, out_channels, H, W), of the part "whole" deep too.
 
     Args:
         config: `ModelConfig`.
         around: what stands around the network, see `palette_ms.diffusion.preconditioning.around_network`; None:
             nothing.
         part: None, "whole" or "finest", see `palette_ms.unet.unet.UNet.answer`.
-        takes_waves: in place of gamma it takes its `waves`, (N, base_channels).
+        takes_waves: in place of gamma it takes its `waves`, (N, base_channels), and in place of source_noise those of
+            1000 times that, as source_waves.
 
     Returns: (`Graph`, outputs as of `Graph.model`).
 
@@ -181,14 +183,21 @@ def write(config, around=None, part=None, takes_waves=False):
     graph = Graph()
     deep = None
     if part == "finest":
-        _, middle, up = plan(config)
-        deep = graph.input("deep", ("N", [*middle, *up][-_finest(config) - 2].c_out, "h", "w"))
+        down, middle, up = plan(config)
+        coarser = [step for step in (*middle, *up[:_finest_up(config)])] or [down[-1]]
+        deep = graph.input("deep", ("N", coarser[-1].c_out, "h", "w"))
     x = graph.input("x", ("N", config.in_channels, "H", "W"))
     gamma = graph.input("waves", ("N", config.base_channels)) if takes_waves else graph.input("gamma", ("N",))
     label = graph.input("label", ("N",), np.int32) if config.num_classes else None
+    text = source_noise = None
+    if config.text_channels is not None:
+        text = graph.input("text", ("N", config.text_length, config.text_channels))
+    if config.source_noise:
+        source_noise = graph.input(*(("source_waves", ("N", config.base_channels)) if takes_waves else
+                                     ("source_noise", ("N",))))
 
     def answer(x, told):
-        return _Network(graph, config, takes_waves).answer(x, told, label, deep)
+        return _Network(graph, config, takes_waves).answer(x, told, label, deep, text, source_noise)
 
     output, deep = around(graph, answer, x, gamma) if around else answer(x, gamma)
     outputs = {"output": (output, ("N", config.out_channels, "H", "W"))}
@@ -198,8 +207,13 @@ def write(config, around=None, part=None, takes_waves=False):
 
 
 def _finest(config):
-    """How many steps of the way down stand at full size; one more of the way up."""
+    """How many steps of the way down stand at full size."""
     return sum(step.kind == "stage" and step.level == 0 for step in plan(config)[0])
+
+
+def _finest_up(config):
+    """Where the steps of the way up begin that stand there."""
+    return sum(step.level > 0 for step in plan(config)[2])
 
 
 def shapes(config):
@@ -216,30 +230,43 @@ class _Network:
         self.op = graph.op
         self.time_channels = 4 * config.base_channels
 
-    def answer(self, x, told, label, deep):
+    def answer(self, x, told, label, deep, text, source_noise):
         config = self.config
         down, middle, up = plan(config)
-        finest = _finest(config)
-        emb = self.swish(self.embedding(told, label))  # every block begins with it
+        finest, finest_up = _finest(config), _finest_up(config)
+        emb = self.embedding(told, label)
+        if source_noise is not None:
+            emb = emb + self.waves("source_embedding", source_noise if self.takes_waves else 1000 * source_noise)
+        if text is not None:
+            emb = emb + self.text(text)
+        emb = self.swish(emb)  # every block begins with it
         patch = config.patch_size**2
         h = self.conv("conv_in", self.to_patches(x), config.in_channels * patch, down[0].c_in)
-        skips = [h]
-        for i, step in enumerate(down[:finest]):
-            h = self.step(f"down.{i}", step, h, emb)
-            skips.append(h)
-        if deep is None:
-            deeper = []
-            for i, step in enumerate(down[finest:], finest):
+        skips = [] if config.kind == "efficient" else [h]
+
+        def descend(h, start, stop):
+            for i, step in enumerate(down[start:stop], start):
                 h = self.step(f"down.{i}", step, h, emb)
-                deeper.append(h)
-            h = self.step("middle1", middle[0], h, emb)
-            h = self.residual("middle2", h, emb, middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
-            for i, step in enumerate(up[:len(up) - finest - 1]):
-                h = self.step(f"up.{i}", step, self.graph.concat((h, deeper.pop())), emb)
-            deep = h
-        h = deep
-        for i, step in enumerate(up[len(up) - finest - 1:], len(up) - finest - 1):
-            h = self.step(f"up.{i}", step, self.graph.concat((h, skips.pop())), emb)
+                if step.keeps:
+                    skips.append(h)
+            return h
+
+        def ascend(h, start, stop):
+            for i, step in enumerate(up[start:stop], start):
+                if step.joins:
+                    skip = skips.pop()
+                    h = self.graph.concat((h, skip * math.sqrt(0.5) if config.kind == "efficient" else skip))
+                h = self.step(f"up.{i}", step, h, emb)
+            return h
+
+        h = descend(h, 0, finest)
+        if deep is None:
+            h = descend(h, finest, len(down))
+            if middle:
+                h = self.step("middle1", middle[0], h, emb)
+                h = self.residual("middle2", h, emb, middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
+            deep = ascend(h, 0, finest_up)
+        h = ascend(deep, finest_up, len(up))
         channels = up[-1].c_out
         h = self.swish(self.norm("norm_out", h, channels))
         h = self.conv("conv_out", h, channels, config.out_channels * patch)
@@ -248,18 +275,83 @@ class _Network:
         return h, deep
 
     def embedding(self, told, label):
+        emb = self.waves("time_embedding", told)
+        if self.config.num_classes:
+            table = self.graph.weight("label_embedding", self.config.num_classes, self.time_channels)
+            emb = emb + self.op("Gather", table, label, axis=0)
+        return emb
+
+    def waves(self, name, told):
+        """A `TimeEmbedding`."""
         base, emb = self.config.base_channels, told
         if not self.takes_waves:
             angles = told.reshape(-1, 1) * _frequencies(base)
             emb = self.graph.concat((self.op("Cos", angles), self.op("Sin", angles)))
             if base % 2:
                 emb = self.op("Pad", emb, np.int64([0, 0, 0, 1]))
-        emb = self.swish(self.dense("time_embedding.dense1", emb, base, self.time_channels))
-        emb = self.dense("time_embedding.dense2", emb, self.time_channels, self.time_channels)
-        if self.config.num_classes:
-            table = self.graph.weight("label_embedding", self.config.num_classes, self.time_channels)
-            emb = emb + self.op("Gather", table, label, axis=0)
-        return emb
+        emb = self.swish(self.dense(f"{name}.dense1", emb, base, self.time_channels))
+        return self.dense(f"{name}.dense2", emb, self.time_channels, self.time_channels)
+
+    def text(self, text):
+        """What is made of a text once: `self.tokens` (N, 1 + L, W) and `self.hidden` (N, 1, 1, 1 + L), 1 for padding,
+        are kept; what is added to the time embedding is returned."""
+        config, width = self.config, text_width(self.config)
+        name, first = "text_embedding", np.int64([0, 1, 0, 0, 0, 0])
+        sizes = self.op("ReduceSum", self.op("Abs", text), np.int64([2]), keepdims=1)
+        hidden = self.op("Cast", self.op("Equal", sizes, 0.0), to=TensorProto.FLOAT, dtype=np.float32)
+        hidden = self.op("Pad", hidden, first)  # (N, 1 + L, 1)
+        if config.text_blocks:
+            text = self.dense3(f"{name}.dense", text, config.text_channels, width)
+            text = text + self.graph.weight(f"{name}.positions", 1, config.text_length, width)
+        null = self.op("Expand", self.graph.weight(f"{name}.null", 1, 1, width),
+                       self.op("Concat", text.side(0), np.int64([1, 1]), axis=0, dtype=np.int64))
+        tokens = self.graph.concat((null, text))
+        self.hidden = hidden.reshape(0, 1, 1, -1)
+        for i in range(config.text_blocks):
+            tokens = self.transformer(f"{name}.blocks.{i}", tokens, width)
+        self.tokens, shown = tokens, 1.0 - hidden
+        mean = self.op("ReduceSum", self.layer_norm(f"{name}.norm", tokens, width) * shown, np.int64([1]), keepdims=0)
+        mean = mean / self.op("ReduceSum", shown, np.int64([1]), keepdims=0)
+        emb = self.swish(self.dense(f"{name}.dense1", mean, width, self.time_channels))
+        return self.dense(f"{name}.dense2", emb, self.time_channels, self.time_channels)
+
+    def transformer(self, name, x, width):
+        count = heads(width, self.config.num_heads, self.config.num_head_channels)
+        y = self.dense3(f"{name}.qkv", self.layer_norm(f"{name}.norm1", x, width), width, 3 * width)
+        q, k, v = self.op("Split", y.reshape(0, 0, 3 * count, width // count).transpose(0, 2, 3, 1), axis=1, outputs=3)
+        y = self.attend(q, k, v, width // count, self.hidden).reshape(0, width, -1).transpose(0, 2, 1)
+        x = x + self.dense3(f"{name}.proj", y, width, width)
+        y = self.dense3(f"{name}.dense1", self.layer_norm(f"{name}.norm2", x, width), width, 4 * width)
+        y = 0.5 * y * (1.0 + self.op("Tanh", math.sqrt(2 / math.pi) * (y + 0.044715 * y**3.0)))
+        return x + self.dense3(f"{name}.dense2", y, 4 * width, width)
+
+    def reading(self, name, x, channels):
+        """A `CrossAttention`."""
+        config, width = self.config, text_width(self.config)
+        count = heads(channels, config.num_heads, config.num_head_channels)
+        q = self.conv(f"{name}.q", self.norm(f"{name}.norm", x, channels), channels, channels, kernel=1)
+        kv = self.dense3(f"{name}.kv", self.layer_norm(f"{name}.norm_text", self.tokens, width), width, 2 * channels)
+        kv = kv.reshape(0, 0, 2 * count, channels // count).transpose(0, 2, 3, 1)
+        k, v = self.op("Split", kv, axis=1, outputs=2)
+        y = self.attend(q.reshape(0, count, channels // count, -1), k, v, channels // count, self.hidden)
+        y = y.reshape(-1, channels, x.side(2), x.side(3))
+        return x + self.conv(f"{name}.proj", y, channels, channels, kernel=1)
+
+    def attend(self, q, k, v, size, hidden=None):
+        """(N, heads, size, L) of q, k and v → as q; hidden: 1 for keys that none attends to."""
+        weights = self.op("MatMul", (q * (1 / math.sqrt(size))).transpose(0, 1, 3, 2), k)
+        if hidden is not None:
+            weights = weights - 1e30 * hidden
+        return self.op("MatMul", v, self.op("Softmax", weights, axis=-1).transpose(0, 1, 3, 2))
+
+    def layer_norm(self, name, x, channels):
+        return self.op("LayerNormalization", x, self.graph.weight(f"{name}.weight", channels),
+                       self.graph.weight(f"{name}.bias", channels), axis=-1, epsilon=1e-5)
+
+    def dense3(self, name, x, c_in, c_out):
+        """A dense layer over the last of three axes."""
+        weight = self.graph.weight(f"{name}.weight", c_out, c_in).transpose(1, 0)
+        return self.op("MatMul", x, weight) + self.graph.weight(f"{name}.bias", c_out)
 
     def to_patches(self, x):
         p = self.config.patch_size
@@ -275,14 +367,17 @@ class _Network:
         h = self.residual(f"{name}.residual", h, emb, step.c_in, step.c_out, dilation=step.dilation)
         if step.attends:
             h = self.attention(f"{name}.attention", h, step.c_out)
+        if step.reads:
+            h = self.reading(f"{name}.reading", h, step.c_out)
         return self.resampling(f"{name}.resample", step, h, emb) if step.resample else h
 
     def resampling(self, name, step, h, emb):
-        if self.config.resblock_updown:
+        if resamples_by_blocks(self.config):
             return self.residual(name, h, emb, step.c_out, step.c_out, step.resample)
+        c_in = step.c_in if step.kind == "resampling" else step.c_out
         if step.resample == "up":
-            return self.conv(f"{name}.conv", self.resampled(h, "up"), step.c_out, step.c_out)
-        return self.conv(f"{name}.conv", h, step.c_out, step.c_out, stride=2)
+            return self.conv(f"{name}.conv", self.resampled(h, "up"), c_in, step.c_out)
+        return self.conv(f"{name}.conv", h, c_in, step.c_out, stride=2)
 
     def residual(self, name, x, emb, c_in, c_out, resample=None, dilation=1):
         h = self.resampled(self.swish(self.norm(f"{name}.norm1", x, c_in)), resample)
@@ -296,30 +391,31 @@ class _Network:
             h = self.norm(f"{name}.norm2", h + emb.reshape(-1, c_out, 1, 1), c_out)
         h = self.conv(f"{name}.conv2", self.swish(h), c_out, c_out, dilation=dilation)
         x = self.resampled(x, resample)
-        return h + (x if c_in == c_out else self.conv(f"{name}.skip", x, c_in, c_out, kernel=1))
+        is_same = c_in == c_out and self.config.kind == "unet"
+        return h + (x if is_same else self.conv(f"{name}.skip", x, c_in, c_out, kernel=1))
 
     def attention(self, name, x, channels):
-        config = self.config
-        count = heads(channels, config.num_heads, config.num_head_channels)
-        qkv = self.conv(f"{name}.qkv", self.norm(f"{name}.norm", x, channels), channels, 3 * channels, kernel=1)
+        config, inner = self.config, attention_width(self.config, channels)
+        count = heads(inner, config.num_heads, config.num_head_channels)
+        qkv = self.conv(f"{name}.qkv", self.norm(f"{name}.norm", x, channels), channels, 3 * inner, kernel=1)
         height, width = x.side(2), x.side(3)
         if config.attention == "local":
             blocks = _Blocks(self.graph, height, width, config)
-            qkv = self.op("Gather", qkv.reshape(0, 3 * channels, -1).transpose(0, 2, 1), blocks.shown, axis=1)
-            qkv = qkv.reshape(-1, blocks.positions, 3 * count, channels // count).transpose(0, 2, 3, 1)
+            qkv = self.op("Gather", qkv.reshape(0, 3 * inner, -1).transpose(0, 2, 1), blocks.shown, axis=1)
+            qkv = qkv.reshape(-1, blocks.positions, 3 * count, inner // count).transpose(0, 2, 3, 1)
         else:
-            qkv = qkv.reshape(0, 3 * count, channels // count, -1)
+            qkv = qkv.reshape(0, 3 * count, inner // count, -1)
         q, k, v = self.op("Split", qkv, axis=1, outputs=3)
-        weights = self.op("MatMul", (q * (1 / math.sqrt(channels // count))).transpose(0, 1, 3, 2), k)
+        hidden = None
         if config.attention == "local":
             batch = self.op("Concat", x.side(0), np.int64([1, 1, 1]), axis=0, dtype=np.int64)
-            weights = weights - 1e30 * self.op("Tile", blocks.outside, batch)
-        y = self.op("MatMul", v, self.op("Softmax", weights, axis=-1).transpose(0, 1, 3, 2))
+            hidden = self.op("Tile", blocks.outside, batch)
+        y = self.attend(q, k, v, inner // count, hidden)
         if config.attention == "local":
-            y = y.transpose(0, 3, 1, 2).reshape(-1, blocks.count * blocks.positions, channels)
+            y = y.transpose(0, 3, 1, 2).reshape(-1, blocks.count * blocks.positions, inner)
             y = self.op("Gather", y, blocks.found, axis=1).transpose(0, 2, 1)
-        y = y.reshape(-1, channels, height, width)
-        return x + self.conv(f"{name}.proj", y, channels, channels, kernel=1)
+        y = y.reshape(-1, inner, height, width)
+        return x + self.conv(f"{name}.proj", y, inner, channels, kernel=1)
 
     def norm(self, name, x, channels, scale=None, shift=None):
         groups = math.gcd(self.config.norm_groups, channels)

@@ -109,8 +109,9 @@ class Network:
         around: what stands around the network, see `palette_ms.diffusion.preconditioning.around_network`.
         part: None, "whole" or "finest", see `palette_ms.unet.onnx.write`.
 
-    Inputs: x (N, C, H, W), gamma (N,) and label (N,), as of `palette_ms.unet.unet.UNet`; the part "finest" takes deep
-        before them. Output: an array; of the part "whole" (output, deep).
+    Inputs: x (N, C, H, W), gamma (N,), and what the network takes of label, dropout, text and source_noise, as of
+        `palette_ms.unet.unet.UNet`; the part "finest" takes deep before them.
+    Output: an array; of the part "whole" (output, deep).
 
     Raises:
         UserError: the program cannot take the network or run it, such as for want of memory.
@@ -137,10 +138,12 @@ class Network:
     def __call__(self, *inputs):
         inputs = [array for array in inputs if array is not None]
         first = self._part == "finest"
-        deep, (x, gamma, *label) = inputs[:first], inputs[first:]
+        deep, (x, gamma, *further) = inputs[:first], inputs[first:]
+        if self.model.source_noise:
+            further[-1] = waves(1000 * further[-1], self.model.base_channels)
 
         def answer(x, told):
-            made = self._run((*deep, x, waves(told, self.model.base_channels), *label))
+            made = self._run((*deep, x, waves(told, self.model.base_channels), *further))
             return made if self._part == "whole" else (made[0], None)
 
         output, deep = self.around(Arrays, answer, x, gamma) if self.around else answer(x, gamma)

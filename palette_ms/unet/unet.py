@@ -1,6 +1,7 @@
 """The U-Net (Dhariwal & Nichol 2021, section 3) with the source image concatenated to the noisy one."""
 
 import dataclasses
+import math
 from typing import Any, Optional
 
 from mindspore import Parameter, nn, ops
@@ -11,21 +12,27 @@ from palette_ms.unet.blocks import AttentionBlock, ResidualBlock
 from palette_ms.unet.config import ModelConfig
 from palette_ms.unet.layers import DownsampleConv, Dropout, GroupNorm, Swish, TimeEmbedding, UpsampleConv, conv
 from palette_ms.unet.lora import LowRank
-from palette_ms.unet.plan import check, multiple, plan
+from palette_ms.unet.plan import attention_width, check, multiple, plan, resamples_by_blocks, text_width
+from palette_ms.unet.text import CrossAttention, TextEmbedding
 
 
 class Stage(nn.Cell):
-    """One step of a path: a residual block, attention where the level has it, resampling where the level ends."""
+    """One step of a path: a residual block, attention where the level has it, a look at the text, resampling where the
+    level ends."""
 
-    def __init__(self, residual, attention=None, resample=None):
+    def __init__(self, residual, attention=None, resample=None, reading=None):
         super().__init__()
         self.residual = residual
         self.attention = attention or nn.Identity()
         self.resamples = resample is not None
         self.resample = resample or nn.Identity()
+        self.reads = reading is not None
+        self.reading = reading or nn.Identity()
 
-    def construct(self, x, emb, numbers=None):
+    def construct(self, x, emb, numbers=None, text=None):
         x = self.attention(self.residual(x, emb, numbers))
+        if self.reads:
+            x = self.reading(x, *text)
         return self.resample(x, emb, numbers) if self.resamples else x
 
 
@@ -39,7 +46,9 @@ class UNet(nn.Cell):
     Inputs: x (N, in_channels, H, W), H and W divisible by `multiple`; gamma (N,), what tells the noise: its level in
         (0, 1], or what else the network was trained with, such as the step t (Dhariwal & Nichol); label (N,), int32 in
         [0, num_classes), for a class-conditional network; dropout (N, `dropout_numbers`), see `layers.Dropout`, or
-        None: nothing is dropped.
+        None: nothing is dropped; text (N, text_length, text_channels), for a network that takes one, see
+        `palette_ms.unet.text`: tokens of zeros are padding, a text of zeros alone is none; source_noise (N,), in
+        [0, 1], for a network that is told how noisy its source is.
     Output: (N, out_channels, H, W), float32.
 
     Raises:
@@ -68,35 +77,50 @@ class UNet(nn.Cell):
 
         def residual(c_in, c_out, resample=None, dilation=1):
             return ResidualBlock(c_in, c_out, time_channels, config.dropout, config.scale_shift, resample,
-                                 config.norm_groups, dilation)
+                                 config.norm_groups, dilation, config.kind == "efficient")
 
-        def resampling(channels, way):
-            if config.resblock_updown:
-                return residual(channels, channels, way)
-            return UpsampleConv(channels) if way == "up" else DownsampleConv(channels)
+        def resampling(c_in, c_out, way):
+            if resamples_by_blocks(config):
+                return residual(c_in, c_out, way)
+            return (UpsampleConv if way == "up" else DownsampleConv)(c_in, c_out)
 
         def build(step):
-            resample = resampling(step.c_out, step.resample) if step.resample else None
             if step.kind == "resampling":
-                return resample
+                return resampling(step.c_in, step.c_out, step.resample)
+            resample = resampling(step.c_out, step.c_out, step.resample) if step.resample else None
             block = None
             if step.attends:
                 block = AttentionBlock(step.c_out, config.num_heads, config.num_head_channels, config.norm_groups,
-                                       config.attention_blocks, config.attention_block_size)
-            return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample)
+                                       config.attention_blocks, config.attention_block_size,
+                                       attention_width(config, step.c_out))
+            reading = None
+            if step.reads:
+                reading = CrossAttention(step.c_out, text_width(config), config.num_heads, config.num_head_channels,
+                                         config.norm_groups)
+            return Stage(residual(step.c_in, step.c_out, dilation=step.dilation), block, resample, reading)
 
         down, middle, up = plan(config)
         self.time_embedding = TimeEmbedding(config.base_channels, time_channels)
         if config.num_classes:
             self.label_embedding = Parameter(initializer(Normal(1.0), (config.num_classes, time_channels)))
+        self.takes_text, self.takes_source_noise = config.text_channels is not None, config.source_noise
+        if self.takes_text:
+            self.text_embedding = TextEmbedding(config, time_channels)
+        if self.takes_source_noise:
+            self.source_embedding = TimeEmbedding(config.base_channels, time_channels)
         self.conv_in = conv(config.in_channels * config.patch_size**2, down[0].c_in, 3)
         self.down = nn.CellList([build(step) for step in down])
-        self.middle1 = build(middle[0])
-        self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
+        self.has_middle = len(middle) > 0
+        if self.has_middle:
+            self.middle1 = build(middle[0])
+            self.middle2 = residual(middle[1].c_in, middle[1].c_out, dilation=middle[1].dilation)
         self.up = nn.CellList([build(step) for step in up])
         self.levels = [step.level for step in (*down, *middle, *up)]
-        # How many of `down` stand at full size; one more of `up`.
+        # How many of `down` stand at full size, and where those of `up` begin.
         self.finest = sum(step.kind == "stage" and step.level == 0 for step in down)
+        self.finest_up = sum(step.level > 0 for step in up)
+        self.keeps, self.joins = [step.keeps for step in down], [step.joins for step in up]
+        self.is_efficient = config.kind == "efficient"
         channels = up[-1].c_out
         self.norm_out = GroupNorm(channels, config.norm_groups)
         self.act = Swish()
@@ -124,10 +148,11 @@ class UNet(nn.Cell):
 
         Once only, before the network is first called.
         """
-        for level, cell in zip(self.levels, (*self.down, self.middle1, self.middle2, *self.up)):
+        middle = (self.middle1, self.middle2) if self.has_middle else ()
+        for level, cell in zip(self.levels, (*self.down, *middle, *self.up)):
             if level < levels:
                 for _, block in cell.cells_and_names():
-                    if isinstance(block, (ResidualBlock, AttentionBlock)):
+                    if isinstance(block, (ResidualBlock, AttentionBlock, CrossAttention)):
                         block.recompute()
         return self
 
@@ -135,14 +160,14 @@ class UNet(nn.Cell):
         """How many random numbers a picture of that size takes in training; 0 without dropout."""
         return self.dropout_channels and self.dropout_channels + height * width // self.patch_size**2
 
-    def construct(self, x, gamma, label=None, dropout=None):
-        return self.answer(x, gamma, label, dropout)[0]
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.answer(x, gamma, label, dropout, None, text, source_noise)[0]
 
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None, text=None, source_noise=None):
         """The output, and what comes up from the coarser levels to the finest one.
 
         Args:
-            x, gamma, label, dropout: as the inputs.
+            x, gamma, label, dropout, text, source_noise: as the inputs.
             deep: what came up for another noise level of the chain, taken in place of the coarser levels' work.
 
         Returns: (output, deep), deep (N, C, H / patch_size, W / patch_size).
@@ -152,28 +177,44 @@ class UNet(nn.Cell):
         emb = self.time_embedding(gamma)
         if self.num_classes:
             emb = emb + ops.gather(self.label_embedding, label, 0)
+        if self.takes_source_noise:
+            emb = emb + self.source_embedding(1000 * source_noise)
+        seen = None
+        if self.takes_text:
+            tokens, outside, pooled = self.text_embedding(text)
+            emb, seen = emb + pooled, (tokens, outside)
         h = self.conv_in(self.to_patches(x))
-        skips = (h,)
+        skips = () if self.is_efficient else (h,)
         for i in range(self.finest):
-            h = self.down[i](h, emb, dropout)
-            skips = skips + (h,)
+            h = self.down[i](h, emb, dropout, seen)
+            if self.keeps[i]:
+                skips = skips + (h,)
         if deep is None:
-            deep = self.coarser_levels(h, emb, dropout)
+            deep = self.coarser_levels(h, emb, dropout, seen)
         h = deep
-        for i in range(self.finest + 1):
-            h = self.up[len(self.up) - self.finest - 1 + i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
+        for i in range(self.finest_up, len(self.up)):
+            if self.joins[i]:
+                h, skips = self.join(h, skips[-1]), skips[:-1]
+            h = self.up[i](h, emb, dropout, seen)
         h = self.conv_out(self.act(self.norm_out(h)))
         return self.from_patches(ops.cast(h, mstype.float32)), deep
 
-    def coarser_levels(self, h, emb, dropout):
+    def coarser_levels(self, h, emb, dropout, seen):
         skips = ()
         for i in range(self.finest, len(self.down)):
-            h = self.down[i](h, emb, dropout)
-            skips = skips + (h,)
-        h = self.middle2(self.middle1(h, emb, dropout), emb, dropout)
-        for i in range(len(skips)):
-            h = self.up[i](ops.concat((h, skips[-1 - i]), 1), emb, dropout)
+            h = self.down[i](h, emb, dropout, seen)
+            if self.keeps[i]:
+                skips = skips + (h,)
+        if self.has_middle:
+            h = self.middle2(self.middle1(h, emb, dropout, seen), emb, dropout)
+        for i in range(self.finest_up):
+            if self.joins[i]:
+                h, skips = self.join(h, skips[-1]), skips[:-1]
+            h = self.up[i](h, emb, dropout, seen)
         return h
+
+    def join(self, h, skip):
+        return ops.concat((h, skip * math.sqrt(0.5) if self.is_efficient else skip), 1)
 
     def to_patches(self, x):
         p = self.patch_size
@@ -199,8 +240,8 @@ class DeepFeatures(nn.Cell):
         super().__init__()
         self.unet = unet
 
-    def construct(self, x, gamma, label=None):
-        return self.unet.answer(x, gamma, label)
+    def construct(self, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.unet.answer(x, gamma, label, dropout, None, text, source_noise)
 
 
 class FinestLevel(nn.Cell):
@@ -210,5 +251,5 @@ class FinestLevel(nn.Cell):
         super().__init__()
         self.unet = unet
 
-    def construct(self, deep, x, gamma, label=None):
-        return self.unet.answer(x, gamma, label, deep=deep)[0]
+    def construct(self, deep, x, gamma, label=None, dropout=None, text=None, source_noise=None):
+        return self.unet.answer(x, gamma, label, dropout, deep, text, source_noise)[0]

@@ -118,9 +118,27 @@ def _prepare(path, overrides, work):
     Image.new("RGB", [config.data.image_size] * 2, "grey").save(picture)
     Path(work, "pairs.csv").write_text("source,target\ndata/a.png,data/a.png\n")
     data = "pairs.csv" if config.tasks[0].name == "paired" else "data"
+    if config.model.text_channels is not None:
+        data = "captioned.mindrecord"
+        _caption(picture.parent, Path(work, data), config.model.text_channels)
     config = load_config(path, [*overrides, f"data.path={work}/{data}", "data.validation=null"])
     runtime.setup("Ascend", seed=0, repeatable=True)
     return config, {key: yaml.safe_load(value) for key, value in sampling.items()}
+
+
+def _caption(folder, path, channels):
+    """MindRecord with a caption of two tokens for each picture, as an encoder might tell it."""
+    import numpy as np
+
+    from palette_ms.data.captions import Captions, Text
+    from palette_ms.encode import Descriptions
+    from palette_ms.pack import pack
+
+    def encoder(texts, length):
+        return [Text(text, np.ones((2, channels), np.float16), "0" * 16) for text in texts]
+
+    (folder / "a.txt").write_text("grey")
+    pack(folder, path, describe=Descriptions(Captions(folder), encoder, 2))
 
 
 def _train(config):
@@ -161,7 +179,7 @@ def _sample(config, sampling):
     from mindspore import nn, ops
 
     from palette_ms.checkpoint import build_unet
-    from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet
+    from palette_ms.diffusion.cells import FlippedUNet, GuidedUNet, LabelledUNet, ToldUNet
     from palette_ms.diffusion.denoisers import ReusingUNet, flipped, guided
     from palette_ms.diffusion.samplers import Sampling, create_chain, create_sampler
     from palette_ms.diffusion.tiles import TiledUNet
@@ -187,11 +205,17 @@ def _sample(config, sampling):
         denoiser = ReusingUNet(DeepFeatures(unet), FinestLevel(unet), sampling.reuse)
     elif tile:
         denoiser = TiledUNet(unet, np.ones((1, side, side)), unet.multiple, tile)
+    elif config.model.text_channels is not None or config.model.source_noise:
+        text = None
+        if config.model.text_channels is not None:
+            text = np.ones((1, config.model.text_length, config.model.text_channels))
+        denoiser = ToldUNet(denoiser, text, np.ones(1) if config.model.source_noise else None, sampling.guidance > 1)
     elif config.model.num_classes is not None:
         denoiser = LabelledUNet(unet, [0] * count * (1 + (sampling.guidance > 1)))
     whole = isinstance(denoiser, nn.Cell)
     if sampling.guidance > 1:
-        denoiser = (GuidedUNet if whole else guided)(denoiser, sampling.guidance)
+        denoiser = (GuidedUNet if whole else guided)(denoiser, sampling.guidance,
+                                                     by_text=config.model.text_channels is not None)
     if sampling.flips > 1:
         denoiser = (FlippedUNet if whole else flipped)(denoiser, sampling.flips)
     chain, inputs = create_chain(denoiser, config.diffusion, sampling), []
