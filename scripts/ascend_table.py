@@ -49,6 +49,12 @@ def cells():
     yield "photo", "sample", "float16", 1, "flips=4", False
     for precision in PRECISIONS:
         yield "quickstart", "sample", precision, 1, "", False
+    for precision in PRECISIONS:
+        yield "shapes_base", "train", precision, 1, "", False
+    yield "shapes_base", "sample", "float16", 1, "guidance=3", False
+    for graph in ("train", "sample"):
+        yield "imagen_sr_256", graph, "bfloat16", 1, "res_blocks=[0,1] text_channels=64 text_length=8", True
+    yield "refiner_small", "train", "float32", 1, "", False
     for name in ("celebahq_inpainting", "places2_inpainting", "places2_uncropping", "imagenet_colorization",
                  "imagenet_jpeg", "imagenet_multitask"):
         yield name, "train", "float16", 1, "", True
@@ -57,7 +63,7 @@ def cells():
 def compile_cell(cell, stand_ins):
     """The row of a cell."""
     name, graph, precision, ranks, switches, narrowed = cell
-    sections = {"attention": "model", "process": "diffusion"}
+    sections = {"attention": "model", "res": "model", "text": "model", "process": "diffusion"}
     usual = {"train": "training", "sample": "sampling"}[graph]
     words = [f"{sections.get(re.match('[a-z]+', word)[0], usual)}.{word}" for word in switches.split()]
     outcome = compile_one(graph, ROOT / "configs" / f"{name}.yaml",
