@@ -89,7 +89,8 @@ class Pairs:
                         np.save(file, pairs)
                 except OSError as error:
                     # NumPy says nothing of a full disk but how much it wrote.
-                    raise UserError(f"cannot write {self._file(number)}: {error.strerror or error}") from None
+                    raise UserError(f"cannot write {self._file(number)}: "
+                                    f"{error.strerror or f'is the disk full? ({error})'}") from None
         runtime.sum_over_ranks(0)  # all are there
 
     def _file(self, number):
