@@ -315,13 +315,11 @@ class Palette:
         chains = self.chains.of_holes(labels, num_samples, task, sampling, tile, overlap, progress, holes, tiled)
         _check_memory(size, num_samples, len(originals), channels.target, chains)
         numbers = range(first_sample, first_sample + num_samples)
-        run, stage = functools.partial(self._run, task, chains, holes, sampling, numbers, seed), None
-        if worth:
-            run = functools.partial(self._run_as_worth, run, worth, task, labels, sampling, numbers, seed, tile,
-                                    overlap, tiled, holes)
+        run, stage = self._runs(worth, chains, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes), None
         if details or quality != Quality():
             how = task, labels, sampling, numbers, seed, tile, overlap
-            stage = Stage(run, functools.partial(self._rerun, *how, tiled, holes), functools.partial(self._again, *how),
+            stage = Stage(run, functools.partial(self._rerun, worth, *how, tiled, holes),
+                          functools.partial(self._again, *how),
                           functools.partial(self._refine, task, seed), quality, holes)
         made = task.restore(_batch([source.to_float(picture) for picture in pictures]), asked[0], stage or run)
         results = [[] for _ in pictures]
@@ -368,6 +366,14 @@ class Palette:
                             "that they learned it for: python -m palette_ms.tune --predict-steps")
         return usage.worth
 
+    def _runs(self, worth, chains, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes):
+        """`_run` of all but the pictures, or `_run_as_worth` where there is a `worth`."""
+        run = functools.partial(self._run, task, chains, holes, sampling, numbers, seed)
+        if not worth:
+            return run
+        return functools.partial(self._run_as_worth, run, worth, task, labels, sampling, numbers, seed, tile, overlap,
+                                 tiled, holes)
+
     def _run_as_worth(self, run, worth, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, pictures,
                       number=0, stream=None):
         """`_run` of a picture by one call, and again by as many as it then is said to be worth."""
@@ -380,11 +386,11 @@ class Palette:
         chains = self.chains.of_holes(labels, len(numbers), task, sampling, tile, overlap, None, holes, tiled)
         return self._run(task, chains, holes, sampling, numbers, seed, pictures, number, stream)
 
-    def _rerun(self, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, turn, *what):
-        """`_run` with other noise; turn: which. The chains are set up anew, since some remember theirs."""
+    def _rerun(self, worth, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes, turn, *what):
+        """`_runs` with other noise; turn: which. The chains are set up anew, since some remember theirs."""
         chains = self.chains.of_holes(labels, len(numbers), task, sampling, tile, overlap, None, holes, tiled)
         seed = int(generator(seed, "again", turn).integers(2**31))
-        return self._run(task, chains, holes, sampling, numbers, seed, *what)
+        return self._runs(worth, chains, task, labels, sampling, numbers, seed, tile, overlap, tiled, holes)(*what)
 
     def _again(self, task, labels, sampling, numbers, seed, tile, overlap, sources, made, guess, hole, noise, calls,
                alike, turn):
@@ -801,7 +807,7 @@ def _detailed(results, told, quality, numbers, size, seconds):
     scores, seams, kept = told.scores, told.seams, range(len(results))
     if quality.best is not None:
         if callable(quality.score):
-            scores = [float(score) for score in quality.score(results)]
+            scores = _scores(quality.score(results), len(results))
         kept = np.argsort(np.negative(scores), kind="stable")[:quality.best].tolist()
         seams = seams and [seams[k] for k in kept]
     sure = told.confidence
@@ -809,6 +815,17 @@ def _detailed(results, told, quality, numbers, size, seconds):
         sure = cv2.resize(sure, size[::-1], interpolation=cv2.INTER_LINEAR)
     return Details([results[k] for k in kept], None if quality.mix else tuple(numbers[k] for k in kept),
                    scores and tuple(scores), sure, seams and tuple(seams), seconds)
+
+
+def _scores(given, count):
+    """What a user's function says of `count` samples, as floats. Raises UserError: it is not a number for each."""
+    try:
+        scores = np.array(given, float).ravel().tolist()
+    except (TypeError, ValueError):
+        scores = []
+    if len(scores) != count or np.isnan(scores).any():
+        raise UserError(f"the score's function must return a number for each of the {count} samples, not {given!r}")
+    return scores
 
 
 def _batch(arrays):

@@ -49,6 +49,8 @@ def main():
         raise UserError(f"--steps {args.steps!r} is not a list of whole numbers such as 1,2,4") from None
     if min(steps) < 1 or args.pictures < 1 or args.size < 1 or args.seed < 0:
         raise UserError("--steps, --pictures and --size must be at least 1, --seed at least 0")
+    if args.predict_steps and (args.pictures < 4 or steps[0] != 1 or len(steps) < 2):
+        raise UserError("--predict-steps needs --pictures of 4 or more, and --steps with 1 and others")
 
     from palette_ms.checkpoint import MODELS, Checkpoint
     from palette_ms.pipeline import Palette
@@ -189,8 +191,8 @@ def psnr_of(made, y_0, mask):
 def predictor(palette, place, examples, usage, steps, seed):
     """A `palette_ms.diffusion.worth.Worth` for the usage's sampler, or None where by cross-validation it neither gains
     nor saves calls beside one number for all pictures."""
-    if len(examples) < 4 or steps[0] != 1 or len(steps) < 2:
-        raise UserError("--predict-steps needs 4 pictures or more, and --steps with 1 and others")
+    if len(examples) < 4:
+        raise UserError(f"--predict-steps needs 4 pictures or more, and there are {len(examples)}")
     psnr, known = [], None
     for count in steps:
         made = list(results(palette, place, examples, usage.sampler, count, seed))

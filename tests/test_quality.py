@@ -19,6 +19,7 @@ from palette_ms.diffusion.schedule import make_gamma_schedule, strength_of
 from palette_ms.diffusion.solvers import SOLVERS, Y_0, Call, ddim, ddpm
 from palette_ms.errors import UserError
 from palette_ms.evaluation.views import VIEWS
+from palette_ms.pipeline import _scores
 from palette_ms.quality.blend import BAD, blend, border, seam
 from palette_ms.quality.confidence import OF_MIX, OF_SAMPLE, WITHIN, calibrated, confidence, spread, unsure
 from palette_ms.quality.mix import MIXES, mix
@@ -333,6 +334,12 @@ def test_the_best_are_those_of_the_scores(palette):
     dark = palette.restore(PICTURE, "inpainting", MASK, **ALL, best=1,
                            score=lambda images: [-np.asarray(image).mean() for image in images])
     assert np.array_equal(of(dark)[0], plain[plain.mean((1, 2, 3)).argmin()])
+
+
+@pytest.mark.parametrize("given", [None, [1], [1, 2, float("nan"), 3], "best"])
+def test_a_function_that_does_not_say_a_number_for_each_sample_is_told(given):
+    with pytest.raises(UserError, match="a number for each of the 4 samples"):
+        _scores(given, 4)
 
 
 def test_the_sample_nearest_to_the_others_has_the_highest_score(monkeypatch):

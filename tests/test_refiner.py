@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from palette_ms.training.adversarial import (
     RefinerLoss,
     SpectralConv,
 )
-from palette_ms.training.loop import train
+from palette_ms.training.loop import changes, train
 
 
 def normal(*shape, seed=0):
@@ -244,3 +245,25 @@ def test_what_cannot_be_done_is_told(folder, finished):
         train(config(folder, folder / "other", "training.init_from=photo"), load=Palette.load)
     with pytest.raises(UserError, match="refiner.pairs must be above 0"):
         config(folder, folder / "other", "refiner.pairs=0")
+
+
+def test_pairs_that_were_cut_off_are_made_again_as_they_were(finished, folder):
+    from palette_ms.training.refiner import Pairs
+
+    pairs = Pairs(Checkpoint(folder / "run" / "state_0000004.safetensors").config,
+                  Checkpoint(folder / "tiny.safetensors"), Palette.load)
+    file = sorted(pairs.folder.iterdir())[1]
+    whole = file.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("palette_ms.training.refiner._FILE_PAIRS", 7)
+        for damaged in (b"", whole[:len(whole) // 2]):
+            file.write_bytes(damaged)
+            pairs.make()
+            assert file.read_bytes() == whole
+
+
+def test_another_model_in_the_place_of_the_one_before_is_told(finished):
+    state = Checkpoint(finished.parent / "state_0000004.safetensors")
+    told = [changes(state, SimpleNamespace(config=state.config, surroundings=lambda of=of: {**state.run, "of": of}))
+            for of in (state.run["of"], "another")]
+    assert told[0] is None and "the model that the refiner is for" in told[1]

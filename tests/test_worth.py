@@ -113,3 +113,13 @@ def test_tune_measures_it_and_keeps_what_helps(checkpoint, tmp_path, monkeypatch
     line = next(line for line in capsys.readouterr().out.splitlines() if "worth" in line)
     worth = Checkpoint(tmp_path / "tuned.safetensors").config.tasks[0].usage.worth
     assert (worth is not None) == line.endswith(": kept")
+
+
+def test_a_picture_that_is_made_again_takes_the_calls_that_it_is_worth(checkpoint, monkeypatch):
+    palette, run, steps = Palette.load(checkpoint, "cpu"), Palette._run, []
+    monkeypatch.setattr("palette_ms.quality.stage._fit", lambda y, hole: 2.0)  # a bad seam
+    monkeypatch.setattr(Palette, "_run", lambda self, task, chains, holes, sampling, *rest: (
+        steps.append(sampling.steps), run(self, task, chains, holes, sampling, *rest))[1])
+    strong = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    palette.restore(strong, "denoising", steps="auto", resample=1)
+    assert steps == [1, 3, 1, 3]

@@ -618,6 +618,8 @@ def changes(state, trainer):
         counts = [found["pictures"]["number"] for found in (was, is_now)]
         told.append(f"pictures {counts[0]} → {counts[1]}" if counts[0] != counts[1] else
                     "the set of pictures, as many as before but others")
+    if was and was.get("of", is_now.get("of")) != is_now.get("of"):
+        told.append("the model that the refiner is for")
     if not told:
         return None
     return (f"changed since {state.path.name} was written: {', '.join(told)}. The run goes on, but is no longer the "

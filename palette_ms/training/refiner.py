@@ -76,23 +76,35 @@ class Pairs:
             UserError: they cannot be written, or a picture cannot be read.
         """
         numbers = range(-(-self.config.refiner.pairs // _FILE_PAIRS))
-        missing = [number for number in numbers if not self._file(number).is_file()]
+        missing = [number for number in numbers if not self._is_whole(number)]
         if missing:
             palette = self.load(self.checkpoint.path, runtime.device())
-            self.folder.mkdir(parents=True, exist_ok=True)
             for number in missing[self.rank::self.ranks]:
                 first = number * _FILE_PAIRS
                 pairs = np.stack([self._pair(palette, first + k) for k in tqdm(
                     range(_FILE_PAIRS), desc=f"pairs {first} to {first + _FILE_PAIRS - 1}", disable=None, leave=False)])
                 try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
                     with replacing(self._file(number)) as temporary, open(temporary, "wb") as file:
                         np.save(file, pairs)
                 except OSError as error:
-                    raise UserError(f"cannot write {self._file(number)}: {error.strerror}") from None
+                    # NumPy says nothing of a full disk but how much it wrote.
+                    raise UserError(f"cannot write {self._file(number)}: "
+                                    f"{error.strerror or f'is the disk full? ({error})'}") from None
         runtime.sum_over_ranks(0)  # all are there
 
     def _file(self, number):
         return self.folder / f"{number:05d}.npy"
+
+    def _is_whole(self, number):
+        """Whether a file of pairs is there, and as it was written: one that was cut off is made again."""
+        data = self.config.data
+        depth = 2 * data.channels.target + data.channels.source + 1
+        try:
+            pairs = np.load(self._file(number), mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return pairs.dtype == np.float16 and pairs.shape == (_FILE_PAIRS, depth, data.image_size, data.image_size)
 
     def _pair(self, palette, number):
         """made ‖ source ‖ original ‖ mask, float16: a picture of 8 bits loses nothing."""
@@ -225,6 +237,9 @@ class RefinerTrainer(Trainer):
         steps = load_steps(checkpoint)
         if steps and path.name == MODEL_FILE:  # which are known by the file's checksum
             save_steps(Checkpoint(path), steps)
+
+    def surroundings(self):
+        return {**super().surroundings(), "of": self.checkpoint.sha256}
 
     def load(self, checkpoint):
         """Go on from a training state. Raises UserError where it is none of this config."""
