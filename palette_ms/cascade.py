@@ -166,7 +166,7 @@ class Cascade:
                              **told[0])
         for k, stage in enumerate(further, 1):
             for place, number in enumerate(numbers):
-                if stage.config.tasks[0].classes:
+                if stage.config.tasks[0].has_classes:
                     told[k]["label"] = labels[place]
                 made[place] = self._enlarged(k, made[place], chosen[k], score, progress, first_sample=number,
                                              seed=int(generator(seed, "stage", k).integers(2**31)), **told[k])
@@ -206,7 +206,7 @@ class Cascade:
 
     def _labels(self, label, numbers, seed):
         """The class of each sample, as the stages that know classes agree on it, or None."""
-        known = [stage for stage in self.stages if stage.config.tasks[0].classes
+        known = [stage for stage in self.stages if stage.config.tasks[0].has_classes
                  or (stage.makes_pictures and stage.config.model.num_classes is not None)]
         if len({stage.config.model.num_classes for stage in known}) > 1:
             raise UserError("these models know other classes: "

@@ -300,8 +300,8 @@ class Palette:
             task.checked_holes(height, width, request, generator(seed, "mask")) for request in asked))]
         holes = [np.ceil(hole) for hole in softened]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
-        if label is not None or task.classes:
-            if not task.classes:
+        if label is not None or task.has_classes:
+            if not task.has_classes:
                 raise UserError("label is for models of classes of pictures, and this one knows none")
             labels = self._labels(label, range(first_sample, first_sample + num_samples), seed)
         channels = self.config.data.channels

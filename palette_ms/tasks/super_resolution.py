@@ -27,6 +27,10 @@ class SuperResolution(Task):
     classes: bool = option(False, "the labels of a network with `num_classes` are the pictures' classes, not tasks")
 
     @property
+    def has_classes(self):
+        return self.classes
+
+    @property
     def filter(self):
         return Image.BILINEAR if self.interpolation == "bilinear" else Image.BICUBIC
 

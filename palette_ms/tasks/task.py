@@ -82,7 +82,6 @@ class Task:
         needs_rgb: it is about photos in RGB of 8 bits, not about any channels.
         keeps_gray: of a gray photo the result is gray, too.
         filter: Pillow's, by which a user's picture is resized to the result's size.
-        classes: the network's labels are classes of pictures, which the user names, rather than tasks.
 
     Raises:
         ValueError: an option out of its range, which the message begins with.
@@ -110,8 +109,7 @@ class Task:
     needs_pairs: ClassVar[bool] = False
     needs_rgb: ClassVar[bool] = False
     keeps_gray: ClassVar[bool] = True
-    filter: ClassVar[Any] = Image.BICUBIC
-    classes: ClassVar[bool] = False
+    filter: ClassVar[Any] = Image.Resampling.BICUBIC
 
     weight: float = option(1.0, "share of the training pictures, beside the other tasks' weights", above=0)
     loss_weight: float = option(1.0, "what a picture counts in the loss", above=0)
@@ -137,6 +135,11 @@ class Task:
         if len(names) > len(set(names)) or not set(cls.required) <= set(names):
             raise UserError(f"{cls.name} must have an ask for each name in required, and one of each name in asks")
         TASKS[cls.name] = cls
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the network's labels are classes of pictures, which the user names, rather than tasks."""
+        return False
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
