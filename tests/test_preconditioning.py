@@ -39,7 +39,7 @@ class Recorder(nn.Cell):
 
     out_channels = 2
 
-    def answer(self, x, gamma, label=None, dropout=None, deep=None):
+    def answer(self, x, gamma, label=None, dropout=None, deep=None, text=None, source_noise=None):
         return x[:, 2:] + gamma.reshape((-1, 1, 1, 1)), x
 
 

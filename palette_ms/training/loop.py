@@ -77,7 +77,7 @@ class Trainer:
         if training.jit_level == "O2":
             raise UserError("training.jit_level O2 is about to leave MindSpore: take O1, or leave it out")
         self.makes_pictures = not config.tasks[0].has_source
-        if config.tasks[0].classes or (self.makes_pictures and config.model.num_classes is not None):
+        if config.tasks[0].has_classes or (self.makes_pictures and config.model.num_classes is not None):
             raise UserError("training knows no classes of pictures: such networks can only be sampled from")
         if diffusion.variance == "learned_range" and diffusion.loss not in ("hybrid", "vlb"):
             raise UserError("diffusion.variance: learned_range is learned by the bound: take diffusion.loss: hybrid")
