@@ -19,8 +19,8 @@ def stand_ins(tmp_path_factory):
 # card waits for the host while batches are small.
 @pytest.mark.parametrize("graph, config, ranks, most, switches", [
     ("train", "palette_62m", 1, 1380, "training.precision=float16"),
-    ("train", "palette_62m", 8, 1150, "model.channel_mults=[1] model.attention_resolutions=[] training.precision=bfloat16 "
-                                      "training.accumulation=2 training.recompute=1 training.shard_optimizer=true"),
+    ("train", "palette_62m", 8, 1150, "model.channel_mults=[1] model.attention_resolutions=[] training.accumulation=2 "
+                                      "training.precision=bfloat16 training.recompute=1 training.shard_optimizer=true"),
     ("sample", "palette_62m", 1, 460, "training.precision=float16 sampling.guidance=2 sampling.dynamic_threshold=0.9"),
     ("sample", "palette_62m", 1, 650, "training.precision=bfloat16 sampling.reuse=2"),
 ])
