@@ -8,7 +8,7 @@ from inspect import isfunction
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Literal, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -189,9 +189,9 @@ class Palette:
 
     def restore(self, image: Union[Picture, Sequence[Picture]], task: Optional[str] = None,
                 mask: Union[Picture, Sequence[Picture], None] = None, sampler: Optional[str] = None,
-                steps: Union[int, str, None] = None, num_samples: int = 1, seed: int = 0, tile: Optional[int] = None,
-                overlap: Optional[int] = None, detail: Optional[float] = None, progress: Any = None,
-                first_sample: int = 0, details: bool = False, **options: Any) -> List[Result]:
+                steps: Union[int, Literal["auto"], None] = None, num_samples: int = 1, seed: int = 0,
+                tile: Optional[int] = None, overlap: Optional[int] = None, detail: Optional[float] = None,
+                progress: Any = None, first_sample: int = 0, details: bool = False, **options: Any) -> List[Result]:
         """Restore a picture of any size, or several of one size together.
 
         The sizes that the network does not divide are padded by reflection and cropped back. What the mask leaves
