@@ -1,16 +1,16 @@
 """From text to picture, stage by stage: data and detector, guidance, thresholds, upsamplers, the cascade."""
 
 import json
-import sys
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
 from PIL import Image
+from running import imported, status
 
 import palette_ms.imagine
-from palette_ms import Palette, errors
+from palette_ms import Palette
 from palette_ms.cascade import Cascade
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint
 from palette_ms.config import ModelConfig, config_from_dict
@@ -41,12 +41,7 @@ FLAGS_128_512 = ("--attention_resolutions 32,16 --class_cond True --diffusion_st
 
 @pytest.fixture(scope="module")
 def shapes(repository):
-    sys.path.insert(0, str(repository / "benchmarks"))
-    try:
-        import shapes
-    finally:
-        sys.path.pop(0)
-    return shapes
+    return imported(repository / "benchmarks" / "shapes.py")
 
 
 @pytest.mark.parametrize("small, side", [(16, 64), (32, 32), (64, 64)])
@@ -424,23 +419,11 @@ def test_a_cascade_without_texts_refuses_one():
         Cascade([stage([{"name": "unconditional"}], 8, False)]).generate("a red circle", options=FEW[:1])
 
 
-def imagine(*arguments):
-    """Runs python -m palette_ms.imagine in this process; returns its exit status."""
-    old, sys.argv = sys.argv, ["imagine", *map(str, arguments)]
-    try:
-        errors.run(palette_ms.imagine.main)
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = old
-    return 0
-
-
 def test_the_verb_writes_a_picture_for_each_prompt(cascade, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Cascade, "load", lambda *_: cascade)
     (tmp_path / "prompts.txt").write_text("a red circle\n\nthree green triangles\n")
     common = ("--cascade", "a,b", "--sampler", "ddim", "--steps", "2", "--guidance", "1,1", "--source-noise", "0.1")
-    assert imagine(*common, "--prompts", tmp_path / "prompts.txt", "--num-samples", 2,
+    assert status(palette_ms.imagine, *common, "--prompts", tmp_path / "prompts.txt", "--num-samples", 2,
                    "--output", tmp_path / "out") == 0
     names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert names[0] == "0000_a_red_circle_0.png" and len(names) == 4
@@ -468,7 +451,7 @@ def test_what_is_wrong_is_told_in_a_line_or_two(files, tmp_path, capsys, shapes,
             (tmp_path / "other" / "tokenizer.json").unlink()
         arguments["--encoder"] = tmp_path / "other"
     given = [part for name, value in arguments.items() if value is not None for part in (name, value)]
-    assert imagine(*given) == 2
+    assert status(palette_ms.imagine, *given) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "  "))]
     assert 1 <= len(said) <= 2 and message in said[0]
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from running import imported
 
 from palette_ms.errors import UserError
 
@@ -36,12 +37,7 @@ License: CC0-1.0
 
 @pytest.fixture(scope="module")
 def script(repository):
-    sys.path.insert(0, str(repository / "scripts"))
-    try:
-        import photo_data
-    finally:
-        sys.path.pop(0)
-    return photo_data
+    return imported(repository / "scripts" / "photo_data.py")
 
 
 def resource_file(folders, compressed=(), version=1):

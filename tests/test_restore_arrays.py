@@ -1,14 +1,13 @@
 """Pictures that are not RGB of 8 bits, from file to file: what comes back has the target's kind, depth and range."""
 
-import sys
-
 import numpy as np
 import pytest
 import tifffile
 from mindspore import Tensor
+from running import status
 
 import palette_ms.sample
-from palette_ms import Palette, errors
+from palette_ms import Palette
 from palette_ms.checkpoint import build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import config_from_dict
 from palette_ms.errors import UserError
@@ -37,22 +36,16 @@ def ct(tmp_path_factory):
     return model(tmp_path_factory.mktemp("ct") / "ct.safetensors", ["inpainting", "denoising", "uncropping"], data)
 
 
-def command(monkeypatch, *arguments):
-    """(exit status, 0 where it ends by itself) of `sample` in this process."""
-    monkeypatch.setattr(sys, "argv", ["sample", *map(str, arguments)])
-    try:
-        errors.run(palette_ms.sample.main)
-    except SystemExit as end:
-        return end.code
-    return 0
+def command(*arguments):
+    return status(palette_ms.sample, *arguments)
 
 
-def test_known_values_come_back_to_the_bit_in_a_file_of_the_same_kind(ct, tmp_path, monkeypatch, capsys):
+def test_known_values_come_back_to_the_bit_in_a_file_of_the_same_kind(ct, tmp_path, capsys):
     tifffile.imwrite(tmp_path / "scan.tif", CT)
     hole = np.zeros((13, 18), np.uint8)
     hole[3:9, 5:12] = 1  # as programs for masks of such pictures write them
     np.save(tmp_path / "hole.npy", hole)
-    assert command(monkeypatch, "--ckpt", ct, "--input", tmp_path / "scan.tif", "--output", tmp_path / "out", "--task",
+    assert command("--ckpt", ct, "--input", tmp_path / "scan.tif", "--output", tmp_path / "out", "--task",
                    "inpainting", "--mask", tmp_path / "hole.npy", "--steps", 2) == 0
     made = tifffile.imread(tmp_path / "out" / "scan.tif")
     assert made.dtype == np.int16 and made.shape == CT.shape and made.min() >= -1000 and made.max() <= 3000
@@ -66,14 +59,14 @@ def test_a_scan_is_extended(ct):
     assert made.dtype == np.int16
 
 
-def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, monkeypatch, capsys):
+def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, capsys):
     folder = tmp_path / "scans"
     folder.mkdir()
     tifffile.imwrite(folder / "good.tif", CT)
     tifffile.imwrite(folder / "rgb.tif", RNG.integers(0, 255, (13, 18, 3)).astype(np.uint8), photometric="rgb")
     np.save(folder / "nan.npy", np.full((13, 18), np.nan, np.float32))
     np.save(folder / "bright.npy", np.full((13, 18), 4000, np.int16))
-    assert command(monkeypatch, "--ckpt", ct, "--input", folder, "--output", tmp_path / "out", "--task", "denoising",
+    assert command("--ckpt", ct, "--input", folder, "--output", tmp_path / "out", "--task", "denoising",
                    "--steps", 1) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("skipped", "warning", "error"))]
     assert len(lines) == 4
@@ -84,10 +77,10 @@ def test_in_a_folder_what_does_not_fit_is_skipped_and_counted(ct, tmp_path, monk
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["bright.tif", "good.tif"]
 
 
-def test_what_is_wrong_with_what_is_asked_is_told_once_for_a_folder(ct, tmp_path, monkeypatch, capsys):
+def test_what_is_wrong_with_what_is_asked_is_told_once_for_a_folder(ct, tmp_path, capsys):
     for name in "abc":
         tifffile.imwrite(tmp_path / f"{name}.tif", CT)
-    assert command(monkeypatch, "--ckpt", ct, "--input", tmp_path, "--output", tmp_path / "out", "--task",
+    assert command("--ckpt", ct, "--input", tmp_path, "--output", tmp_path / "out", "--task",
                    "inpainting") == 2
     lines = capsys.readouterr().err.splitlines()
     assert sum("inpainting needs mask" in line for line in lines) == 1 and not (tmp_path / "out").exists()
@@ -95,13 +88,13 @@ def test_what_is_wrong_with_what_is_asked_is_told_once_for_a_folder(ct, tmp_path
 
 @pytest.mark.parametrize("source, target, kind", [
     (4, 3, {"suffix": ".tif", "dtype": "uint16"}), (1, 3, {"suffix": ".npy", "dtype": "float32"})])
-def test_sources_and_targets_may_have_other_channels(tmp_path, monkeypatch, source, target, kind):
+def test_sources_and_targets_may_have_other_channels(tmp_path, source, target, kind):
     ranges = {"source": [[0, 10000]] * source, "target": [[0, 1], [5, 6], [100, 1000]]}
     path = model(tmp_path / "m.safetensors", ["paired"],
                  {"channels": {"source": source, "target": target}, "ranges": ranges, "result": kind})
     given = RNG.uniform(0, 10000, (source, 10, 12)).astype(np.float32)  # channels first, as rasterio gives them
     np.save(tmp_path / "given.npy", given)
-    assert command(monkeypatch, "--ckpt", path, "--input", tmp_path / "given.npy", "--output", tmp_path / "out",
+    assert command("--ckpt", path, "--input", tmp_path / "given.npy", "--output", tmp_path / "out",
                    "--steps", 2) == 0
     written = tmp_path / "out" / f"given{kind['suffix']}"
     made = np.load(written) if kind["suffix"] == ".npy" else tifffile.imread(written)

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from golden import DATA, load_arrays, relative_error
 from mindspore import Tensor
+from running import status
 from safetensors.numpy import save_file
 
 import palette_ms.convert
-from palette_ms import Palette, errors
+from palette_ms import Palette
 from palette_ms.checkpoint import Checkpoint, build_unet, save_checkpoint, unet_arrays
 from palette_ms.config import ModelConfig, config_from_dict
 from palette_ms.diffusion.samplers import DDPMSampler, Sampling, create_chain, create_sampler
@@ -65,15 +66,7 @@ def port_config(palette_arrays, tmp_path_factory):
 
 
 def command(*arguments):
-    """Runs python -m palette_ms.convert in this process; returns its exit status."""
-    old, sys.argv = sys.argv, ["convert", *map(str, arguments)]
-    try:
-        errors.run(palette_ms.convert.main)
-    except SystemExit as end:
-        return end.code
-    finally:
-        sys.argv = old
-    return 0
+    return status(palette_ms.convert, *arguments)
 
 
 @pytest.fixture(scope="module")
