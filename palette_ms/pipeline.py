@@ -353,9 +353,10 @@ class Palette:
                             "refiner_small refiner.of=MODEL trains one")
         channels = self.config.data.channels
         if quality.again and (self.config.diffusion.distilled or channels.source != channels.target):
+            why = ("it was distilled to steps that begin with noise" if self.config.diffusion.distilled
+                   else "its sources have other channels")
             raise UserError("resample_regions, border_rounds and the score denoising begin chains with what was made, "
-                            "and this model cannot: " + ("it was distilled to steps that begin with noise"
-                                          if self.config.diffusion.distilled else "its sources have other channels"))
+                            f"and this model cannot: {why}")
         return quality
 
     def _worth(self, task, sampler):
