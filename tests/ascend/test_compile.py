@@ -18,7 +18,8 @@ def stand_ins(tmp_path_factory):
 # The most kernels that one call of the narrowed network launches, a few more than it does: fewer are faster, since a
 # card waits for the host while batches are small.
 @pytest.mark.parametrize("graph, config, ranks, most, switches", [
-    ("train", "palette_62m", 1, 700, "training.precision=float16 model.channel_mults=[1] model.attention_resolutions=[]"),
+    ("train", "palette_62m", 1, 700, "training.precision=float16 model.channel_mults=[1] "
+                                     "model.attention_resolutions=[]"),
     ("train", "palette_62m", 8, 1780, "training.precision=bfloat16 training.accumulation=2 training.recompute=1 "
                                       "training.shard_optimizer=true model.attention_resolutions=[]"),
     ("sample", "palette_62m", 1, 460, "training.precision=float16 sampling.guidance=2 sampling.dynamic_threshold=0.9"),
