@@ -62,6 +62,9 @@ class Chains:
         config: `palette_ms.config.Config`.
         searched: the steps that were searched for it, see `palette_ms.searched.load_steps`.
         network: `palette_ms.unet.runtimes.Network`, which is called instead, or None.
+
+    Attributes:
+        jit_level: of MindSpore's compiler, see `palette_ms.pipeline.Palette.load`; None: MindSpore's own choice.
     """
 
     def __init__(self, build, config, searched, network=None):
@@ -69,6 +72,7 @@ class Chains:
         self.config = config
         self.searched = searched
         self.network = network
+        self.jit_level = None
         self.multiple = multiple(config.model)
         self._denoisers = {}
         self._compiled = {}
@@ -197,12 +201,20 @@ class Chains:
         """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but
         not one that remembers its chain."""
         if sampling.reuse > 1:
-            return self._around(ReusingUNet(*self._parts(), sampling.reuse), labels, sampling)
+            return self._around(ReusingUNet(*map(self._at_level, self._parts()), sampling.reuse), labels, sampling)
         key = self._key(labels, sampling)
         if key not in self._denoisers:
-            self._denoisers[key] = self._around(self.network or self.build(), labels, sampling)
+            self._denoisers[key] = self._at_level(self._around(self.network or self.build(), labels, sampling))
         self._tell(labels, sampling)
         return self._denoisers[key]
+
+    def _at_level(self, cell):
+        """A Cell that may be called from Python, and is then compiled by itself."""
+        if self.jit_level and is_cell(cell):
+            import mindspore as ms
+
+            cell.set_jit_config(ms.JitConfig(jit_level=self.jit_level))
+        return cell
 
     def _key(self, labels, sampling):
         """What decides over the Cells around the network."""
@@ -262,7 +274,7 @@ class Chains:
         key = *self._key(labels, sampling), sampling.dynamic_threshold is None, sampling.tolerance > 0
         chain = self._compiled.get(key) if sampling.reuse == 1 else None
         if chain is None:
-            chain = create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling)
+            chain = self._at_level(create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling))
         if sampling.reuse == 1:
             self._compiled[key] = chain
         self._tell(labels, sampling)

@@ -92,7 +92,7 @@ class Palette:
 
     @classmethod
     def load(cls, path: Union[str, "PathLike[str]"], device: str = "auto", runtime: str = "auto",
-             precision: str = "auto") -> "Palette":
+             precision: str = "auto", jit_level: Optional[str] = None) -> "Palette":
         """Load a checkpoint; the averaged weights are used where it has them.
 
         Args:
@@ -107,10 +107,12 @@ class Palette:
                 "auto": float16 on Ascend from the Atlas A2 series on; bfloat16 where OpenVINO and the processor can and
                 the checkpoint says that it was measured to be near enough (see `palette_ms.diffusion.usage.Usage`);
                 else float32.
+            jit_level: of MindSpore's compiler: "O0", one operator after the other; "O1", which makes one kernel of
+                neighbouring operators; or None, its own choice for the device.
 
         Raises:
-            UserError: no such file, a damaged one or one of another program, no such device, or a runtime or precision
-                that cannot be had.
+            UserError: no such file, a damaged one or one of another program, no such device, or a runtime, precision or
+                level that cannot be had.
 
         Examples:
             >>> Palette.load("photo", device="CPU").makes_pictures
@@ -121,7 +123,12 @@ class Palette:
         """
         checkpoint = Checkpoint(path)
         measured = all(task.usage and task.usage.bfloat16 for task in checkpoint.config.tasks)
+        if jit_level not in (None, "O0", "O1"):
+            raise UserError(f"jit_level must be O0 or O1, not {jit_level!r}")
         runtime, precision = setup_sampling(device, runtime, precision, measured)
+        if jit_level and runtime != "mindspore":
+            raise UserError(f"jit_level is of MindSpore's compiler, and {runtime} runs the network: take the runtime "
+                            "mindspore, too")
         if checkpoint.source:
             print(f"model: {checkpoint.source}", file=sys.stderr)
         config = checkpoint.config
@@ -140,6 +147,7 @@ class Palette:
         palette = cls(build() if runtime == "mindspore" else build, config, checkpoint.pictures, checkpoint.source,
                       load_steps(checkpoint))
         palette.path, palette.sha256 = checkpoint.path, checkpoint.sha256
+        palette.chains.jit_level = jit_level
         if runtime != "mindspore":
             from palette_ms.unet.onnx import shapes
             from palette_ms.unet.runtimes import Network

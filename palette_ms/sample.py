@@ -122,6 +122,9 @@ def main():
                                                             "(default): float16 on Ascend; bfloat16 where OpenVINO "
                                                             "and the processor can and the checkpoint says that it "
                                                             "is near enough; else float32")
+    parser.add_argument("--jit-level", choices=("O0", "O1"),
+                        help="of MindSpore's compiler: O1 makes one kernel of neighbouring operators (default: its own "
+                             "choice)")
     args = parser.parse_args()
     args.input = [*args.pictures, *args.input]
 
@@ -143,7 +146,7 @@ def main():
     if args.max_memory is not None:
         os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
     runtime.max_memory()
-    palette = Palette.load(args.ckpt, args.device, args.runtime, args.precision)
+    palette = Palette.load(args.ckpt, args.device, args.runtime, args.precision, args.jit_level)
     check_format(palette.forms[1], args, one)
     if palette.pictures is not None and palette.pictures < BARELY_TRAINED:
         print(f"warning: this model has seen only {palette.pictures:,} training pictures: expect noise or blur; "

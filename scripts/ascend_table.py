@@ -34,6 +34,8 @@ def cells():
     for switches in ("", "guidance=2 dynamic_threshold=0.995", "reuse=2", "tile=16"):
         for precision in PRECISIONS:
             yield "palette_62m", "sample", precision, 1, switches, True
+    for graph in ("train", "sample"):
+        yield "palette_62m", graph, "float16", 1, "jit_level=O1", True
     for precision in PRECISIONS:
         yield "palette_paper", "train", precision, 8, "accumulation=2 recompute=2 shard_optimizer=true", True
     for name in ("quickstart", "photo", "multitask_small", "quickstart_distill"):

@@ -404,6 +404,27 @@ def test_an_extended_picture_by_the_command(checkpoint, pictures, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("options", [{}, {"tile": 16}, {"reuse": 2}])
+def test_the_compilers_level_reaches_whatever_is_compiled(checkpoint, monkeypatch, options):
+    class Compiled(Exception):
+        pass
+
+    def compile_(cell, *args, **kwargs):
+        raise Compiled(cell.jit_config_dict["jit_level"])
+
+    palette = Palette.load(checkpoint, "cpu", "mindspore", jit_level="O1")
+    monkeypatch.setattr(ms.nn.Cell, "compile", compile_)
+    with pytest.raises(Compiled, match="^O1$"):
+        palette.restore(np.zeros((24, 24), np.uint8), "colorization", sampler="ddim", steps=4, **options)
+
+
+def test_the_compilers_level_is_refused_where_another_runtime_computes(checkpoint):
+    with pytest.raises(UserError, match="jit_level is of MindSpore's compiler, and onnx runs the network"):
+        Palette.load(checkpoint, "cpu", "onnx", jit_level="O1")
+    with pytest.raises(UserError, match="jit_level must be O0 or O1, not 'O3'"):
+        Palette.load(checkpoint, "cpu", "mindspore", jit_level="O3")
+
+
 def test_devices_are_chosen_and_missed_in_one_line(capsys):
     assert runtime.setup("auto") == "CPU"
     line = capsys.readouterr().err

@@ -42,8 +42,9 @@ def compile_one(what, config, overrides, stand_ins, ranks=1, log=None):
     Args:
         what: "train", a step; "sample", a chain and, by itself, what stands in its loop.
         config: path of a YAML file.
-        overrides: strings `section.key=value`. `sampling.KEY=value`, of `palette_ms.diffusion.samplers.Sampling`, and
-            `sampling.tile=N` are for "sample", which takes precision and batch from the training section.
+        overrides: strings `section.key=value`. `sampling.KEY=value`, of `palette_ms.diffusion.samplers.Sampling`,
+            `sampling.tile=N` and `sampling.jit_level=O1` are for "sample", which takes precision and batch from the
+            training section.
         stand_ins: folder that `stand_ins.build` made.
         ranks: how many cards train together.
         log: file for what MindSpore prints.
@@ -194,7 +195,7 @@ def _sample(config, sampling):
             x = y if cond is None else ops.concat((cond, y), 1)
             return self.update(self.unet(x, time), y, base, last, older, finished, mask, known, rank, noise, row)
 
-    tile = sampling.pop("tile", None)
+    tile, jit_level = sampling.pop("tile", None), sampling.pop("jit_level", None)
     sampling = Sampling(**{"sampler": "dpmpp_2m", "steps": 2 if tile or "reuse" in sampling else 16, **sampling})
     unet = build_unet(config.model)
     if config.training.precision != "float32":
@@ -231,7 +232,10 @@ def _sample(config, sampling):
     source = None if config.model.in_channels == 3 else picture
     create_sampler(chain, config.diffusion, sampling)(source, picture)
     if whole:
-        Call(chain).set_train(False)(ms.Tensor(np.ones(count, np.float32)), *inputs)
+        call = Call(chain).set_train(False)
+        if jit_level:
+            call.set_jit_config(ms.JitConfig(jit_level=jit_level))
+        call(ms.Tensor(np.ones(count, np.float32)), *inputs)
 
 
 def main():

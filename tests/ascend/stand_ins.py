@@ -34,6 +34,7 @@ _FILES = {
 }
 _NOTHINGS = ", ".join(["nothing"] * 30)
 _HEAD = f"""
+#include <string.h>
 static long nothing(void) {{ return 0; }}
 static char anything[4096];
 static void *table[] = {{ {_NOTHINGS} }};
@@ -46,6 +47,9 @@ _OBJECT = "void *{}(void **it) {{ it[0] = it[1] = 0; return it; }}"
 _BODIES = (
     ("aclrtGetSocName$", 'char *{}(void) {{ return "Ascend910B2"; }}'),
     ("aclrtGetDeviceCount$", "int {}(unsigned *count) {{ *count = 8; return 0; }}"),
+    ("aclsysGetCANNVersion$", """int {}(int package, char *it) {{  /* the whole and parts, of 128 and 64 bytes */
+        memset(it, 0, 384); strcpy(it, "9.1.0"); it[128] = '9'; it[192] = '1'; it[256] = it[320] = '0';
+        return 0; }}"""),
     ("acl(op)?Create|aclDup|aclGetDesc|acltdtCreate|aclmdlCreate|ConvertTensor",
      "void *{}(void) {{ return anything; }}"),
     ("_ZN2ge13StatusFactory8Instance", "void *{}(void) {{ return factory; }}"),
