@@ -42,6 +42,8 @@ class Cascade:
 
     def __init__(self, stages: Sequence[Palette], encoder: Any = None) -> None:
         self.stages = list(stages)
+        if not self.stages:
+            raise UserError("a cascade needs at least one model")
         self.encoder = encoder
         base, *further = self.stages
         if not base.makes_pictures:
@@ -79,8 +81,8 @@ class Cascade:
             Traceback (most recent call last):
             palette_ms.errors.UserError: no such checkpoint: base.safetensors
         """
-        if not paths:
-            raise UserError("a cascade needs at least one model")
+        if isinstance(paths, (str, PathLike)):
+            raise UserError(f"a cascade's models are a list of paths, not {paths!r}")
         cascade = cls([Palette.load(path, device, runtime, precision) for path in paths])
         if encoder is not None:
             if not cascade.takes_text:
@@ -107,8 +109,12 @@ class Cascade:
         """Raises UserError: pictures cannot be made of that text, or (None) without one."""
         if prompt is None:
             return
+        if not isinstance(prompt, str):
+            raise UserError(f"the prompt must be a text, not {prompt!r}")
         if not prompt.strip():
             raise UserError("the prompt is empty: say what is to be seen")
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # what arguments have in place of other bytes
+            raise UserError(f"the prompt {prompt!r} is no text in UTF-8")
         if not self.takes_text:
             raise UserError("none of these models takes a text: leave the prompt out")
         if self.encoder is None:
@@ -157,6 +163,7 @@ class Cascade:
         chosen = self._chosen(options)
         self.check_prompt(prompt)
         told = self._told(prompt)
+        self._check_chosen(chosen, told, score)
         base, *further = self.stages
         numbers = range(first_sample, first_sample + num_samples)
         labels = self._labels(label, numbers, seed)
@@ -174,12 +181,11 @@ class Cascade:
 
     def _enlarged(self, k, picture, chosen, score, progress, **how):
         """What stage k makes of a picture: of several levels of noise in it, the best."""
-        stage, levels = self.stages[k], chosen.pop("source_noise", None)
-        chosen, several = dict(chosen), isinstance(levels, (list, tuple))
+        stage, levels = self.stages[k], _levels(chosen)
         how = {**how, **chosen, "scale": self.scales[k - 1], "progress": progress}
-        if not several or len(levels) == 1:
-            level = levels[0] if several else levels
-            return stage.restore(picture, **({} if level is None else {"source_noise": level}), **how)[0]
+        how.pop("source_noise", None)
+        if len(levels) == 1:
+            return stage.restore(picture, source_noise=levels[0], **how)[0]
         made = [stage.restore(picture, source_noise=level, best=1, score=score, details=True, **how)
                 for level in levels]
         return max(made, key=lambda one: one.scores[0]).samples[0]
@@ -189,12 +195,25 @@ class Cascade:
         if len(options) not in (0, len(self.stages)):
             raise UserError(f"there are options for {len(options)} stages, and {len(self.stages)} stages")
         for chosen in options:
+            if not isinstance(chosen, Mapping):
+                raise UserError(f"the options of a stage are values by their names, not {chosen!r}")
             unknown = sorted(chosen.keys() - OPTIONS)
             if unknown:
                 raise UserError(f"a stage takes no {unknown[0]}: there are {', '.join(sorted(OPTIONS))}")
         if options and "source_noise" in options[0]:
             raise UserError("source_noise is for stages after the first, whose source it is added to")
+        if any(not _levels(chosen) for chosen in options):
+            raise UserError("source_noise must be a level, or one or several to choose from")
         return [dict(chosen) for chosen in options] or [{} for _ in self.stages]
+
+    def _check_chosen(self, options, told, score):
+        """Raises UserError: what is asked of a stage, of the last one too, is not for it."""
+        for stage, chosen, text in zip(self.stages, options, told):
+            task, levels = stage.config.tasks[0], _levels(chosen)
+            for level in levels:
+                stage.chains.check(task, stage.sampling(task, **{**chosen, "source_noise": level}, **text))
+            if len(levels) > 1:
+                stage.quality({"best": 1, "score": score}, 1)
 
     def _told(self, prompt):
         """The text of each stage, as an argument by its name, or nothing; told once for stages of one limit."""
@@ -214,6 +233,12 @@ class Cascade:
         if label is not None and not known:
             raise UserError("none of these models knows classes: leave the class out")
         return known[0]._labels(label, numbers, seed) if known else None
+
+
+def _levels(chosen):
+    """The levels of source noise among a stage's options, a list."""
+    levels = chosen.get("source_noise")
+    return list(levels) if isinstance(levels, (list, tuple)) else [0.0 if levels is None else levels]
 
 
 def _name(stage, k):

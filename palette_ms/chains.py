@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palette_ms.diffusion.denoisers import ReusingUNet, Told, flipped, guided, is_cell, labelled
-from palette_ms.diffusion.samplers import Sampler, create_chain, create_sampler
+from palette_ms.diffusion.samplers import Sampler, Sampling, create_chain, create_sampler
 from palette_ms.diffusion.schedule import make_gamma_schedule
 from palette_ms.diffusion.tiles import TiledUNet, blend, spans
 from palette_ms.errors import UserError
@@ -230,6 +230,19 @@ class Chains:
             source_noise = np.float32([sampling.source_noise])
         return text, source_noise
 
+    def silent(self, unet):
+        """The network, here or elsewhere, as it is called where there is no text, nor noise in the source: as
+        unet(x, time[, label])."""
+        text, source_noise = self._told(Sampling())
+        told = (text if len(text) else None, source_noise)
+        if all(one is None for one in told):
+            return unet
+        if not is_cell(unet):
+            return Told(unet, *told)
+        from palette_ms.diffusion.cells import ToldUNet
+
+        return ToldUNet(unet, *told)
+
     def _parts(self):
         """The two kinds of call of a `ReusingUNet`."""
         if self._reused is None:
@@ -286,6 +299,10 @@ class Chains:
         if teller:
             text, source_noise = self._told(sampling)
             teller.tell(text if len(text) else None, source_noise)
+
+    def check(self, task, sampling):
+        """Raises UserError: no chain of a task can be run in that way."""
+        self._create_sampler(None, task, sampling)
 
     def _create_sampler(self, chain, task, sampling):
         try:

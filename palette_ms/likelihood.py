@@ -63,10 +63,12 @@ def main():
     runtime.setup("CPU" if palette.chains.network else args.device, quiet=True)
     label = [] if palette.config.model.num_classes is None else [np.int32([place])]
 
+    network = palette.chains.silent(palette.chains.network or palette.unet)
+
     def unet(x, told):
         if palette.chains.network:
-            return Tensor(palette.chains.network(x.asnumpy(), told.asnumpy(), *label))
-        return palette.unet(x, told, *map(Tensor, label))
+            return Tensor(network(x.asnumpy(), told.asnumpy(), *label))
+        return network(x, told, *map(Tensor, label))
 
     terms = BoundTerms(gammas[kept], diffusion.prediction, diffusion.variance, diffusion.clip)
     size, source = open_clean(palette, task, args.input, args.size)

@@ -437,8 +437,9 @@ class Palette:
                                                                      ("tolerance", 0))):
             raise UserError("guidance, reuse, flips and tolerance are for models that were trained to restore; how "
                             "strongly a picture guides is guidance_scale")
-        if chosen.get("dynamic_threshold") is not None:
-            raise UserError("dynamic_threshold is not for restoring by prior")
+        for name in ("dynamic_threshold", "text"):
+            if chosen.get(name) is not None:
+                raise UserError(f"{name} is not for restoring by prior")
         if self._prior is None:
             from palette_ms.priors.restore import PriorRestorer
 

@@ -390,6 +390,40 @@ def test_of_a_sweep_of_noise_the_best_is_taken(cascade):
     np.testing.assert_array_equal(made, each[int(np.argmax(scores))])
 
 
+def test_every_sample_has_the_noise_in_its_source(cascade):
+    for noise in (0.5, (0.2, 0.7)):
+        options = (FEW[0], {**FEW[1], "source_noise": noise})
+        both = cascade.generate("a red circle", num_samples=2, options=options)
+        alone, = cascade.generate("a red circle", first_sample=1, options=options)
+        np.testing.assert_array_equal(np.asarray(both[1]), np.asarray(alone))
+
+
+@pytest.mark.parametrize("of_last, message", [
+    ({"steps": 1000}, "steps must be from 1 to 50"), ({"source_noise": 2}, "source_noise must be from 0 to 1"),
+    ({"source_noise": []}, "one or several to choose from"), ({"source_noise": [0, 1]}, "score must be"),
+    ({"guidance": 0.5}, "guidance must be at least 1"), (None, "not None")])
+def test_what_is_wrong_with_the_last_stage_is_told_before_the_first_is_run(cascade, of_last, message):
+    cascade.stages[0].generate = None  # not called
+    with pytest.raises(UserError, match=message):
+        cascade.generate("a red circle", options=(FEW[0], of_last), score="lpips")
+
+
+@pytest.mark.parametrize("prompt", [" ", 5, ["a red circle"], "caf\udce9"])
+def test_a_prompt_is_a_text(cascade, prompt):
+    with pytest.raises(UserError, match="the prompt"):
+        cascade.generate(prompt, options=FEW)
+
+
+def test_where_there_is_no_text_a_network_is_told_none(cascade):
+    x, time = np.random.default_rng(0).standard_normal((2, 6, 8, 8)).astype(np.float32), np.float32([0.2, 0.7])
+    base, enlarging = (one.chains.silent(says) for one in cascade.stages)
+    none = np.zeros((2, 12, 16), np.float32)
+    np.testing.assert_array_equal(base(x[:, 3:], time), says(x[:, 3:], time, text=none))
+    np.testing.assert_array_equal(enlarging(x, time), says(x, time, text=none, source_noise=np.zeros(2, np.float32)))
+    with pytest.raises(UserError, match="text is not for restoring by prior"):
+        cascade.stages[0].restore(Image.new("RGB", (8, 8)), "denoising", text=cascade.encoder(["red"], 12)[0])
+
+
 def test_a_class_conditional_cascade_tells_all_stages_one_class():
     cascade = Cascade([stage([{"name": "unconditional"}], 8, False, num_classes=3),
                        stage([{**ENLARGING, "classes": True}], 16, False, num_classes=3)])
@@ -407,7 +441,8 @@ def test_a_class_conditional_cascade_tells_all_stages_one_class():
 
 def test_stages_that_do_not_fit_are_told_with_their_sizes():
     base, far = stage([{"name": "unconditional"}], 8), stage([ENLARGING], 64)
-    for stages, message in (([base, far], "64×64; what comes before it makes 8×8, which becomes 16×16"),
+    for stages, message in (([], "at least one model"),
+                            ([base, far], "64×64; what comes before it makes 8×8, which becomes 16×16"),
                             ([far], "begins with a model that makes some from nothing"),
                             ([base, base], "models for super_resolution alone")):
         with pytest.raises(UserError, match=message):

@@ -149,6 +149,16 @@ def test_a_long_text_is_cut_and_told(tokenizers, capsys):
     assert told.count("cut after 8") == 1 and "red red" in told
 
 
+def test_an_encoder_with_biases_in_every_block_is_no_t5(folder):
+    """As umT5's is, whose other weights have the same names."""
+    made = folder()
+    weights = load_file(made / "model.safetensors")
+    name = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    save_file({**weights, name.format(1): weights[name.format(0)]}, made / "model.safetensors")
+    with pytest.raises(UserError, match="are not of a T5, whose encoder has no encoder.block.1"):
+        load_encoder(made)
+
+
 def test_what_is_missing_or_does_not_fit_is_told(folder, tmp_path, monkeypatch):
     made = folder()
     with pytest.raises(UserError, match="neither tokenizer.json nor spiece.model"):
@@ -162,7 +172,8 @@ def test_what_is_missing_or_does_not_fit_is_told(folder, tmp_path, monkeypatch):
     config = json.loads((made / "config.json").read_text())
     for changed, message in ({"d_ff": 32}, "another T5.*feed_forward"), ({"num_layers": 3}, "lack blocks.2"), \
             ({"num_layers": 1}, "blocks.1.* besides"), ({"feed_forward_proj": "silu"}, "none of relu, gated-gelu"), \
-            ({"d_kv": 0}, "d_kv must be a whole number above 0"):
+            ({"d_kv": 0}, "d_kv must be a whole number above 0"), \
+            ({"layer_norm_epsilon": "1e-6"}, "layer_norm_epsilon must be a number"):
         (made / "config.json").write_text(json.dumps({**config, **changed}))
         with pytest.raises(UserError, match=message):
             load_encoder(made)

@@ -1,6 +1,7 @@
 """Networks that take a text, their data and their guidance, against plain NumPy."""
 
 import json
+import shutil
 import sys
 
 import mindspore as ms
@@ -271,7 +272,16 @@ def test_captions_of_a_table_and_beside_pictures(tmp_path):
     assert Captions(tmp_path).of(tmp_path / "a.png") == "beside it"
     with pytest.raises(UserError, match="b.png has no caption"):
         Captions(tmp_path).of(tmp_path / "b.png")
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "in the table"}\n')
+    (tmp_path / "a.txt").write_text(" \n")
+    with pytest.raises(UserError, match="a.png has no caption.*empty"):
+        Captions(tmp_path).of(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "\\ud800"}\n')
+    with pytest.raises(UserError, match="line 1 is not of the form"):
+        Captions(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "in the table"}\n'
+                                             '{"file_name": "b.png", "text": ""}\n')
+    with pytest.raises(UserError, match="b.png has no caption"):
+        Captions(tmp_path).of(tmp_path / "b.png")
     assert Captions(tmp_path).of(str(tmp_path / "a.png")) == "in the table"
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}\n{"file_name": 3}\n')
     with pytest.raises(UserError, match="line 2 is not of the form"):
@@ -306,3 +316,12 @@ def test_the_encoder_tells_texts_the_same_in_any_company(encoder_folder):
     np.testing.assert_allclose(several[1].tokens, alone.tokens, atol=2e-3)
     assert [len(text.tokens) for text in several] == [2, 3, 1] and alone.encoder == encoder.fingerprint
     assert Sampling(text=alone.tokens[None]).below(0.5).text is not None
+
+
+def test_a_tokenizer_of_another_t5_is_told(encoder_folder, tmp_path):
+    shutil.copytree(encoder_folder, tmp_path / "t5")
+    tokens = json.loads((tmp_path / "t5" / "tokenizer.json").read_text())
+    tokens["model"]["vocab"]["circle"] = 9
+    (tmp_path / "t5" / "tokenizer.json").write_text(json.dumps(tokens))
+    with pytest.raises(UserError, match="tokenizer .* of another T5: it has a token 9, and they know 6"):
+        TextEncoder(tmp_path / "t5")(["red circle"])

@@ -47,19 +47,23 @@ class Captions:
         self._texts = None if self.table is None else _read_table(self.table)
 
     def of(self, name):
-        """The caption of a picture by its path. Raises UserError: it has none, or one that is no text in UTF-8."""
+        """The caption of a picture by its path. Raises UserError: it has none, an empty one, or one that is no text in
+        UTF-8."""
         if self._texts is not None:
-            try:
-                return self._texts[Path(name).resolve()]
-            except KeyError:
-                raise UserError(f"{name} has no caption in {self.table}") from None
+            text = self._texts.get(Path(name).resolve())
+            if not text:
+                raise UserError(f"{name} has no caption in {self.table}")
+            return text
         beside = Path(name).with_suffix(".txt")
         try:
             with open(beside, "rb") as file:
                 data = file.read(_MOST_BYTES + 1)
             if len(data) > _MOST_BYTES:
                 raise ValueError("it is too large for one")
-            return " ".join(data.decode("utf-8-sig").split())
+            text = " ".join(data.decode("utf-8-sig").split())
+            if not text:
+                raise ValueError("it is empty")
+            return text
         except (OSError, ValueError) as error:
             raise UserError(f"{name} has no caption: {beside} cannot be read "
                             f"({getattr(error, 'strerror', None) or error})") from None
@@ -77,6 +81,7 @@ def _read_table(path):
         try:
             row = json.loads(line)
             name, text = row["file_name"], row["text"]
+            text.encode()  # JSON can hold what UTF-8 cannot
             texts[(path.parent / name).resolve()] = " ".join(text.split())
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
             raise UserError(f'{path}: line {number} is not of the form {{"file_name": …, "text": …}}') from None

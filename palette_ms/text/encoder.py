@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from palette_ms.data.captions import Text
+from palette_ms.errors import UserError
 from palette_ms.text.tokens import LIMIT, Tokenizer
 from palette_ms.text.weights import load_encoder
 
@@ -49,11 +50,18 @@ class TextEncoder:
         Args:
             texts: an empty one is the end's token alone.
             limit: tokens at most; of a longer text, which is cut, a line is said on stderr.
+
+        Raises:
+            UserError: the tokenizer knows tokens that the weights do not.
         """
         made = []
         for start in range(0, len(texts), _TOGETHER):
             some = texts[start:start + _TOGETHER]
             ids, mask = self._tokenize(some, limit)
+            known = self._encoder.config.vocab_size
+            if ids.size and ids.max() >= known:
+                raise UserError(f"the tokenizer beside these weights is of another T5: it has a token {ids.max()}, and "
+                                f"they know {known}")
             counts, length = mask.sum(1), _SHORTEST
             while length < ids.shape[1]:
                 length *= 2

@@ -29,7 +29,7 @@ class T5Config:
         feed_forward_proj: "relu", of the first version, or "gated-gelu", of v1.1 (Shazeer 2020, arXiv 2002.05202).
 
     Raises:
-        ValueError: another feed-forward layer, a size below 1.
+        ValueError: another feed-forward layer, a size below 1, an epsilon that is no number above 0.
     """
 
     vocab_size: int
@@ -50,6 +50,8 @@ class T5Config:
             if field.type in (int, "int") and (not isinstance(getattr(self, field.name), int)
                                                or getattr(self, field.name) < 1):
                 raise ValueError(f"{field.name} must be a whole number above 0")
+        if not isinstance(self.layer_norm_epsilon, (int, float)) or not 0 < self.layer_norm_epsilon < 1:
+            raise ValueError("layer_norm_epsilon must be a number above 0 and below 1")
 
     @classmethod
     def read(cls, path):

@@ -69,11 +69,12 @@ def _read(folder):
 def _fill(encoder, tensors, folder):
     arrays = {}
     for name, array in tensors.items():
+        ours = {re.sub(pattern, ours, name) for pattern, ours in _NAMES.items() if re.fullmatch(pattern, name)}
         if name in _EMBEDDINGS:
-            arrays["embedding"] = array
-        for pattern, ours in _NAMES.items():
-            if re.fullmatch(pattern, name):
-                arrays[re.sub(pattern, ours, name)] = array
+            ours = {"embedding"}
+        elif name.startswith("encoder.") and not ours:  # such as umT5's biases of each block
+            raise UserError(f"the weights in {folder} are not of a T5, whose encoder has no {name}")
+        arrays.update(dict.fromkeys(ours, array))
     parameters = dict(encoder.parameters_and_names())
     lacking, extra = sorted(parameters.keys() - arrays.keys()), sorted(arrays.keys() - parameters.keys())
     for name in parameters.keys() & arrays.keys():
