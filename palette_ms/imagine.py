@@ -91,7 +91,7 @@ def main():
     if args.max_memory is not None:
         os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
     runtime.max_memory()
-    paths = [path for path in args.cascade.split(",") if path]
+    paths = [path.strip() for path in args.cascade.split(",") if path.strip()]
     cascade = Cascade.load(paths, args.encoder, args.device, args.runtime, args.precision)
     last = cascade.stages[-1]
     check_format(last.forms[1], args, one)

@@ -296,6 +296,8 @@ class Palette:
         quality = self.quality({name: options.pop(name) for name in QUALITY & options.keys()}, num_samples)
         # Samples of one call hardly differ, neither beside each other nor where one is made again.
         sampling = self.sampling(task, sampler, steps, detail, first_sample + num_samples + quality.resample, **chosen)
+        if sampling.text is not None and len(sampling.text) > 1:
+            raise UserError(f"there are {len(sampling.text)} texts: restore takes one, for all pictures")
         source, target = self._forms(task)
         asked = [check_asked(task, {"mask": mask, **options}, self.config.data.image_size, source, tiled)
                  for mask in masks]

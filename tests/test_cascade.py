@@ -420,6 +420,8 @@ def test_where_there_is_no_text_a_network_is_told_none(cascade):
     none = np.zeros((2, 12, 16), np.float32)
     np.testing.assert_array_equal(base(x[:, 3:], time), says(x[:, 3:], time, text=none))
     np.testing.assert_array_equal(enlarging(x, time), says(x, time, text=none, source_noise=np.zeros(2, np.float32)))
+    with pytest.raises(UserError, match="2 texts: restore takes one"):
+        cascade.stages[1].restore(Image.new("RGB", (8, 8)), scale=2, text=cascade.encoder(["red", "blue"], 12))
     with pytest.raises(UserError, match="text is not for restoring by prior"):
         cascade.stages[0].restore(Image.new("RGB", (8, 8)), "denoising", text=cascade.encoder(["red"], 12)[0])
 
