@@ -163,7 +163,7 @@ class Cascade:
         chosen = self._chosen(options)
         self.check_prompt(prompt)
         told = self._told(prompt)
-        self._check_chosen(chosen, told, score)
+        chosen = self._resolved(chosen, told, score)
         base, *further = self.stages
         numbers = range(first_sample, first_sample + num_samples)
         labels = self._labels(label, numbers, seed)
@@ -206,14 +206,19 @@ class Cascade:
             raise UserError("source_noise must be a level, or one or several to choose from")
         return [dict(chosen) for chosen in options] or [{} for _ in self.stages]
 
-    def _check_chosen(self, options, told, score):
-        """Raises UserError: what is asked of a stage, of the last one too, is not for it."""
+    def _resolved(self, options, told, score):
+        """The options with the sampler and steps that each stage takes by default, the same for all samples. Raises
+        UserError: what is asked of a stage, of the last one too, is not for it."""
+        resolved = []
         for stage, chosen, text in zip(self.stages, options, told):
             task, levels = stage.config.tasks[0], _levels(chosen)
             for level in levels:
-                stage.chains.check(task, stage.sampling(task, **{**chosen, "source_noise": level}, **text))
+                sampling = stage.sampling(task, **{**chosen, "source_noise": level}, **text)
+                stage.chains.check(task, sampling)
             if len(levels) > 1:
                 stage.quality({"best": 1, "score": score}, 1)
+            resolved.append({**chosen, **{name: getattr(sampling, name) for name in ("sampler", "steps", "flips")}})
+        return resolved
 
     def _told(self, prompt):
         """The text of each stage, as an argument by its name, or nothing; told once for stages of one limit."""

@@ -366,6 +366,15 @@ def test_a_cascade_is_its_stages_one_after_the_other(cascade):
     np.testing.assert_array_equal(np.asarray(made), np.asarray(large))
 
 
+def test_every_sample_is_made_in_as_many_calls(cascade):
+    tuned = stage([{**ENLARGING, "usage": {"sampler": "ddim", "steps": 1, "detailed_steps": 4}}], 16)
+    steps = []
+    sampler = tuned.chains.sampler
+    tuned.chains.sampler = lambda *rest: steps.append(rest[2].steps) or sampler(*rest)
+    Cascade([cascade.stages[0], tuned], Words()).generate("red", num_samples=3, options=(FEW[0], {}))
+    assert steps == [1, 1, 1]
+
+
 def test_of_a_sweep_of_noise_the_best_is_taken(cascade):
     levels = (0.0, 0.3, 0.6)
     each = [np.asarray(cascade.generate("a red circle", options=(FEW[0], {**FEW[1], "source_noise": level}))[0])
