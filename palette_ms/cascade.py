@@ -65,13 +65,13 @@ class Cascade:
     @classmethod
     def load(cls, paths: Sequence[Union[str, "PathLike[str]"]],
              encoder: Union[str, "PathLike[str]", None] = None, device: str = "auto", runtime: str = "auto",
-             precision: str = "auto") -> "Cascade":
+             precision: str = "auto", jit_level: Optional[str] = None) -> "Cascade":
         """Load checkpoints.
 
         Args:
             paths: of the stages' files, in order.
             encoder: folder of the T5 whose texts they were trained with; needed where one takes a text.
-            device, runtime, precision: see `Palette.load`.
+            device, runtime, precision, jit_level: see `Palette.load`.
 
         Raises:
             UserError: as of `Palette.load` and of the class; a folder that is no T5, or one that no stage takes.
@@ -83,7 +83,7 @@ class Cascade:
         """
         if isinstance(paths, (str, PathLike)):
             raise UserError(f"a cascade's models are a list of paths, not {paths!r}")
-        cascade = cls([Palette.load(path, device, runtime, precision) for path in paths])
+        cascade = cls([Palette.load(path, device, runtime, precision, jit_level) for path in paths])
         if encoder is not None:
             if not cascade.takes_text:
                 raise UserError("an encoder is for models that take a text, and none of these does")

@@ -72,6 +72,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     parser.add_argument("--runtime", default="auto", help="of the networks: see sample")
     parser.add_argument("--precision", default="auto", help="of the networks: see sample")
+    parser.add_argument("--jit-level", choices=("O0", "O1"), help="of MindSpore's compiler: see sample")
     args = parser.parse_args()
 
     runtime.check_launcher()
@@ -92,7 +93,7 @@ def main():
         os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
     runtime.max_memory()
     paths = [path.strip() for path in args.cascade.split(",") if path.strip()]
-    cascade = Cascade.load(paths, args.encoder, args.device, args.runtime, args.precision)
+    cascade = Cascade.load(paths, args.encoder, args.device, args.runtime, args.precision, args.jit_level)
     last = cascade.stages[-1]
     check_format(last.forms[1], args, one)
     if cascade.takes_text and not prompts:
@@ -115,7 +116,7 @@ def main():
     work = works([(None, name) for name in names], args.output, one, last.forms[0].suffixes)
     how = {"cascade": [stage.sha256 for stage in cascade.stages], "options": options, "class": args.label,
            "encoder": cascade.encoder and cascade.encoder.fingerprint}
-    make(last, work, args, make_one, lambda work: [], {**how, "prompts": prompts})
+    make(last, work, args, make_one, lambda work: [names[work.name]], how)
 
 
 def read_prompts(args):

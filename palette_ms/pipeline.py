@@ -733,6 +733,9 @@ class Palette:
         model, training = self.config.model, self.config.training
         if sampling.source_noise and not model.source_noise:
             raise UserError("source_noise is for models that were trained with model.source_noise")
+        if sampling.source_noise > self.config.training.source_noise[1]:
+            raise UserError(f"source_noise must be at most {self.config.training.source_noise[1]:g}, up to which this "
+                            f"model was trained, not {sampling.source_noise:g}")
         if sampling.guidance > 1 and model.text_channels is not None:
             if text is None:
                 raise UserError("guidance is by a text, and there is none")

@@ -403,13 +403,13 @@ def restore(palette, work, args):
     make(palette, work, args, restore_one, files, how)
 
 
-def make(palette, work, args, make_one, files, how):
+def make(palette, work, args, make_one, given_for, how):
     """The results of all pictures, written and told, without loss of anything that is there.
 
     Args:
         work: list of `Work`.
         make_one: function of a `Work` → its results.
-        files: function of a `Work` → the files that were given for it besides the picture.
+        given_for: function of a `Work` → what was given for it besides the picture: files (`Path`) and texts.
         how: what else decides the results, for the record.
 
     Raises:
@@ -437,8 +437,8 @@ def make(palette, work, args, make_one, files, how):
             try:
                 if one.picture:
                     check_regular(one.picture)
-                given[one] = files(one)
-                inputs.update(map(identity, given[one]))
+                given[one] = given_for(one)
+                inputs.update(identity(thing) for thing in given[one] if isinstance(thing, Path))
             except UserError as error:
                 problems[one] = error
             except OSError as error:

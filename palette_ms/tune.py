@@ -84,7 +84,7 @@ def main():
         usage = best(ways)
         faithful = ways[usage.sampler, usage.steps][0]
         mirrored = {1: faithful}
-        for flips in (2, 4):
+        for flips in (2, 4) if config.data.flip else ():  # others were trained to tell left from right
             mirrored[flips], _ = score(palette, place, examples, usage.sampler, usage.steps, args.seed, flips)
             if mirrored[flips] < faithful + WORTH:
                 break

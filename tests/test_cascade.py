@@ -334,7 +334,8 @@ def stage(tasks, size, with_text=True, **model):
 def config_of(tasks, size, encoder, **model):
     text = {"text_channels": 16, "text_length": 12} if encoder else {}
     return config_from_dict({"model": {**TINY, **text, **model}, "diffusion": DIFFUSION, "tasks": tasks,
-                             "data": {"image_size": size, "text_encoder": encoder}}, "tiny")
+                             "data": {"image_size": size, "text_encoder": encoder},
+                             "training": {"source_noise": [0, 0.8]}}, "tiny")
 
 
 @pytest.fixture
@@ -409,7 +410,8 @@ def test_every_sample_has_the_noise_in_its_source(cascade):
 
 @pytest.mark.parametrize("of_last, message", [
     ({"steps": 1000}, "steps must be from 1 to 50"), ({"source_noise": 2}, "source_noise must be from 0 to 1"),
-    ({"source_noise": []}, "one or several to choose from"), ({"source_noise": [0, 1]}, "score must be"),
+    ({"source_noise": 0.9}, "source_noise must be at most 0.8, up to which"),
+    ({"source_noise": []}, "one or several to choose from"), ({"source_noise": [0, 0.5]}, "score must be"),
     ({"guidance": 0.5}, "guidance must be at least 1"), (None, "not None")])
 def test_what_is_wrong_with_the_last_stage_is_told_before_the_first_is_run(cascade, of_last, message):
     cascade.stages[0].generate = None  # not called
@@ -476,6 +478,12 @@ def test_the_verb_writes_a_picture_for_each_prompt(cascade, tmp_path, capsys, mo
     assert "8×8 → 16×16" in capsys.readouterr().err and set(cascade.encoder.limits) == {12}
     made, = cascade.generate("a red circle", options=({**FEW[0]}, {**FEW[1], "source_noise": 0.1}))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / names[0])), np.asarray(made))
+    (tmp_path / "prompts.txt").write_text("a red circle\na green triangle\na blue square\n")
+    asked = []
+    monkeypatch.setattr(cascade, "generate", lambda prompt, *_, **__: asked.append(prompt) or [made, made])
+    assert status(palette_ms.imagine, *common, "--prompts", tmp_path / "prompts.txt", "--num-samples", 2,
+                  "--output", tmp_path / "out", "--resume") == 0
+    assert asked == ["a green triangle", "a blue square"]  # what was made of another text stays, and is told
 
 
 @pytest.mark.parametrize("change, message", [
