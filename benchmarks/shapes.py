@@ -1,7 +1,7 @@
 """How often what a text-to-picture cascade makes is what its caption says: colours, shapes, relations, counts, sizes
 and places, by a detector that learned nothing, on scenes that training never saw.
 
-    python benchmarks/shapes.py base.safetensors,sr.safetensors --encoder DATA/t5 --output FOLDER [--guidance 1,3,6]
+    python benchmarks/shapes.py base.safetensors,sr.safetensors --encoder DATA/t5 --output FOLDER [--guidance 1,2,6]
         [--schedule cosine] [--source-noise 0.1] [--number 100] [--steps 20] [--sampler NAME] [--seed 0]
 
 DATA is what `scripts/shapes_data.py` wrote. Writes the pictures, a sheet of the first ones, and prints a table: of all
@@ -13,12 +13,13 @@ base's and enlarged.
 
 import argparse
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -31,6 +32,7 @@ from palette_ms.seeds import generator
 
 SIDE = 64  # to which pictures are brought
 _SHOWN = 8  # pictures of each kind on the sheet
+_CELL, _GAP, _LINE = 128, 8, 16  # on the sheet, in pixels
 _LEAST = 0.006  # of the picture: smaller spots are none
 _COVERED = 0.5  # from here on a pixel is a thing's
 _RIM = 3  # pixels around it, in which a blurred edge ends
@@ -138,12 +140,33 @@ def true_pictures(scenes, seed, side, small):
         yield cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR) if side != small else picture
 
 
+def sheet(rows, captions):
+    """The first pictures of each row below their captions, a PIL image.
+
+    Args:
+        rows: lists of (name, pictures).
+        captions: of the columns.
+    """
+    wrapped = [textwrap.wrap(caption, 20) for caption in captions[:_SHOWN]]
+    top, step = _GAP + _LINE * max(map(len, wrapped)) + _GAP, _CELL + _GAP
+    drawn = Image.new("RGB", (step * (1 + len(wrapped)) + _GAP, top + step * len(rows)), "white")
+    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(13)
+    for j, lines in enumerate(wrapped):
+        draw.multiline_text((step * (j + 1), _GAP), "\n".join(lines), "black", font)
+    for i, (name, pictures) in enumerate(rows):
+        draw.multiline_text((_GAP, top + step * i + _CELL / 2), "\n".join(textwrap.wrap(name, 18)), "black", font, "lm")
+        for j, picture in enumerate(pictures[:len(wrapped)]):
+            cell = Image.fromarray(picture).resize((_CELL, _CELL), Image.NEAREST)
+            drawn.paste(cell, (step * (j + 1), top + step * i))
+    return drawn
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cascade", help="checkpoints with commas between, the base first")
     parser.add_argument("--encoder", required=True, help="folder of the T5")
     parser.add_argument("--output", required=True, type=expand)
-    parser.add_argument("--guidance", default="1,3,6", help="weights of the base's guidance (default: %(default)s)")
+    parser.add_argument("--guidance", default="1,2,6", help="weights of the base's guidance (default: %(default)s)")
     parser.add_argument("--schedule", default="constant", help="of that weight (default: %(default)s)")
     parser.add_argument("--source-noise", type=float, default=0.1, help="in the enlargement's source (default: 0.1)")
     parser.add_argument("--number", type=int, default=100, help="captions, a picture each (default: %(default)s)")
@@ -153,7 +176,7 @@ def main():
     args = parser.parse_args()
     cascade = Cascade.load(args.cascade.split(","), args.encoder)
     scenes = held_out_scenes(args.number, args.seed)
-    rows, sheet = [], []
+    rows, shown = [], []
     for weight in map(float, args.guidance.split(",")):
         base = {"sampler": args.sampler, "steps": args.steps, "dynamic_threshold": 0.995}
         if weight > 1:
@@ -166,16 +189,17 @@ def main():
             folder = args.output / f"guidance_{weight:g}"
             folder.mkdir(parents=True, exist_ok=True)
             picture.save(folder / f"{k:04}.png")
-        rows.append((f"guidance {weight:g}", shares(pictures, scenes)))
-        sheet.append(np.concatenate(pictures[:_SHOWN], 1))
+        name = f"guidance {weight:g}" if weight > 1 else "no guidance"
+        rows.append((name, shares(pictures, scenes)))
+        shown.append((name, pictures))
     side, small = pictures[0].shape[0], cascade.sizes[0]
     true = list(true_pictures(scenes, args.seed, side, small))
     rows.append((f"true pictures, {small} × {small} enlarged", shares(true, scenes)))
-    Image.fromarray(np.concatenate([*sheet, np.concatenate(true[:_SHOWN], 1)])).save(args.output / "sheet.png")
+    shown.append(("true pictures, as small as the base's and enlarged", true))
+    sheet(shown, [scene.caption for scene in scenes]).save(args.output / "sheet.png")
     print("| | " + " | ".join(rows[0][1]) + " |\n| --- |" + " --- |" * len(rows[0][1]))
     for name, row in rows:
         print(f"| {name} | " + " | ".join(f"{100 * value:.0f} %" for value in row.values()) + " |")
-    print("\ncolumns of the sheet: " + "; ".join(scene.caption for scene in scenes[:_SHOWN]))
 
 
 if __name__ == "__main__":
