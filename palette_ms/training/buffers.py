@@ -8,6 +8,9 @@ from palette_ms import runtime
 # Values of a buffer, unless a single weight has more. One is reduced over the ranks and let go while others are still
 # made.
 _VALUES = 2**23
+# Weights of a buffer. MindSpore compiles calls within each other to a depth of 1000, and its `split` takes three for
+# each size that it is given.
+_WEIGHTS = 200
 
 
 class Buffers(nn.Cell):
@@ -24,43 +27,43 @@ class Buffers(nn.Cell):
 
     def __init__(self, weights, ranks=1):
         super().__init__()
-        self.shapes = [weight.shape for weight in weights]
+        self.shapes = tuple(weight.shape for weight in weights)
         self.counts = [weight.size for weight in weights]
         self.joins = runtime.wants_few_kernels()
         self.groups = [[0]]
         for i, count in enumerate(self.counts[1:], 1):
-            if self.joins and count + sum(self.counts[j] for j in self.groups[-1]) <= _VALUES:
-                self.groups[-1].append(i)
+            last = self.groups[-1]
+            if self.joins and len(last) < _WEIGHTS and count + sum(self.counts[j] for j in last) <= _VALUES:
+                last.append(i)
             else:
                 self.groups.append([i])
         self.flat = self.joins or ranks > 1
         filled = [sum(self.counts[i] for i in group) for group in self.groups]
         self.sizes = [-(-count // ranks) * ranks for count in filled]
-        self.fills = [size - count for size, count in zip(self.sizes, filled)]
+        self.fills = tuple(size - count for size, count in zip(self.sizes, filled))
+        # What graphs map functions over. Each round of a loop would be a call within the one before: too many for the
+        # weights of a large network.
+        self.map = ops.Map()
+        self.begins = tuple(group[0] for group in self.groups)
+        self.ends = tuple(group[-1] + 1 for group in self.groups)
+        self.parts = tuple(tuple(self.counts[i] for i in group) + (fill,) * (fill > 0)
+                           for group, fill in zip(self.groups, self.fills))
+        self.numbers, self.places = zip(*((number, place) for number, group in enumerate(self.groups)
+                                          for place in range(len(group))))
 
     def join(self, tensors):
         """A tensor of each weight, in their order → the buffers."""
         if not self.flat:
             return tensors
-        buffers = ()
-        for group, fill in zip(self.groups, self.fills):
-            parts = [tensors[i].reshape((-1,)) for i in group]
-            if fill:
-                parts = parts + [ops.zeros((fill,), parts[0].dtype)]
-            buffers = buffers + (ops.concat(parts) if len(parts) > 1 else parts[0],)
-        return buffers
+        flat = self.map(_flattened, tensors)
+        return self.map(ops.partial(_joined, flat), self.begins, self.ends, self.fills)
 
     def part(self, buffers):
         """The reverse of `join`."""
         if not self.flat:
             return buffers
-        tensors = ()
-        for group, fill, buffer in zip(self.groups, self.fills, buffers):
-            counts = [self.counts[i] for i in group] + ([fill] if fill else [])
-            parts = mint.split(buffer, counts) if self.joins else _cut_up(buffer, counts)
-            for i, part in zip(group, parts):
-                tensors = tensors + (part.reshape(self.shapes[i]),)
-        return tensors
+        parts = self.map(ops.partial(_parted, self.joins), buffers, self.parts)
+        return self.map(ops.partial(_shaped, parts), self.numbers, self.places, self.shapes)
 
     def arrays(self, number, buffer):
         """What `part` makes of the buffer of that number, as arrays by the weights' places."""
@@ -74,9 +77,20 @@ class Buffers(nn.Cell):
         return np.concatenate([*parts, np.zeros(self.fills[number], parts[0].dtype)])
 
 
-def _cut_up(buffer, counts):
-    parts, begin = [], 0
-    for count in counts:
-        parts.append(buffer[begin:begin + count])
-        begin += count
-    return parts
+def _flattened(tensor):
+    return tensor.reshape((-1,))
+
+
+def _joined(flat, begin, end, fill):
+    parts = flat[begin:end]
+    if fill:
+        parts = parts + (ops.zeros((fill,), parts[0].dtype),)
+    return ops.concat(parts) if len(parts) > 1 else parts[0]
+
+
+def _parted(joins, buffer, counts):
+    return mint.split(buffer, counts) if joins else (buffer[:counts[0]],)
+
+
+def _shaped(parts, number, place, shape):
+    return parts[number][place].reshape(shape)
