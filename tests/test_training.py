@@ -280,6 +280,20 @@ def test_buffers_hold_every_value_and_give_it_back(monkeypatch, joined, ranks):
         np.testing.assert_array_equal(one.asnumpy(), array)
 
 
+def test_more_weights_than_calls_may_lie_within_each_other_are_compiled(monkeypatch):
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: True)
+    weights = [Parameter(Tensor(np.full(1 + i % 3, i, np.float32)), name=str(i)) for i in range(450)]
+    layout = buffers.Buffers(weights)
+
+    class Both(nn.Cell):
+        def construct(self, *tensors):
+            return layout.part(layout.join(tensors))
+
+    given_back = Both()(*(Tensor(weight.asnumpy()) for weight in weights))
+    for weight, one in zip(weights, given_back):
+        np.testing.assert_array_equal(one.asnumpy(), weight.asnumpy())
+
+
 @pytest.fixture(scope="module")
 def compiled(photos, tmp_path_factory):
     return loop.Trainer(tiny_config(photos, tmp_path_factory.mktemp("compiled"), sample_every=0, save_every=1))

@@ -13,6 +13,9 @@ _VALUES = 2**23
 _WEIGHTS = 200
 
 
+_each = ops.Map()
+
+
 class Buffers(nn.Cell):
     """Where the device wants few kernels, weights after each other in flat buffers; else each weight by itself.
 
@@ -28,7 +31,7 @@ class Buffers(nn.Cell):
     def __init__(self, weights, ranks=1):
         super().__init__()
         self.shapes = tuple(weight.shape for weight in weights)
-        self.counts = [weight.size for weight in weights]
+        self.counts = tuple(weight.size for weight in weights)
         self.joins = runtime.wants_few_kernels()
         self.groups = [[0]]
         for i, count in enumerate(self.counts[1:], 1):
@@ -43,27 +46,29 @@ class Buffers(nn.Cell):
         self.fills = tuple(size - count for size, count in zip(self.sizes, filled))
         # What graphs map functions over. Each round of a loop would be a call within the one before: too many for the
         # weights of a large network.
-        self.map = ops.Map()
         self.begins = tuple(group[0] for group in self.groups)
         self.ends = tuple(group[-1] + 1 for group in self.groups)
         self.parts = tuple(tuple(self.counts[i] for i in group) + (fill,) * (fill > 0)
                            for group, fill in zip(self.groups, self.fills))
-        self.numbers, self.places = zip(*((number, place) for number, group in enumerate(self.groups)
-                                          for place in range(len(group))))
+        self.shapes_of = tuple(tuple(self.shapes[i] for i in group) for group in self.groups)
 
     def join(self, tensors):
         """A tensor of each weight, in their order → the buffers."""
         if not self.flat:
             return tensors
-        flat = self.map(_flattened, tensors)
-        return self.map(ops.partial(_joined, flat), self.begins, self.ends, self.fills)
+        flat = _each(_flattened, tensors)
+        return _each(ops.partial(_joined, flat), self.begins, self.ends, self.fills)
 
     def part(self, buffers):
         """The reverse of `join`."""
         if not self.flat:
             return buffers
-        parts = self.map(ops.partial(_parted, self.joins), buffers, self.parts)
-        return self.map(ops.partial(_shaped, parts), self.numbers, self.places, self.shapes)
+        if not self.joins:  # each weight by itself
+            return _each(_cut_down, buffers, self.counts, self.shapes)
+        tensors = ()
+        for parts in _each(_parted, buffers, self.parts, self.shapes_of):
+            tensors = tensors + parts
+        return tensors
 
     def arrays(self, number, buffer):
         """What `part` makes of the buffer of that number, as arrays by the weights' places."""
@@ -88,9 +93,13 @@ def _joined(flat, begin, end, fill):
     return ops.concat(parts) if len(parts) > 1 else parts[0]
 
 
-def _parted(joins, buffer, counts):
-    return mint.split(buffer, counts) if joins else (buffer[:counts[0]],)
+def _parted(buffer, counts, shapes):
+    return _each(_shaped, mint.split(buffer, counts)[:len(shapes)], shapes)
 
 
-def _shaped(parts, number, place, shape):
-    return parts[number][place].reshape(shape)
+def _shaped(part, shape):
+    return part.reshape(shape)
+
+
+def _cut_down(buffer, count, shape):
+    return buffer[:count].reshape(shape)
