@@ -280,10 +280,11 @@ def test_buffers_hold_every_value_and_give_it_back(monkeypatch, joined, ranks):
         np.testing.assert_array_equal(one.asnumpy(), array)
 
 
-def test_more_weights_than_calls_may_lie_within_each_other_are_compiled(monkeypatch):
-    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: True)
+@pytest.mark.parametrize("joined", [True, False])
+def test_more_weights_than_calls_may_lie_within_each_other_are_compiled(monkeypatch, joined):
+    monkeypatch.setattr(runtime, "wants_few_kernels", lambda: joined)
     weights = [Parameter(Tensor(np.full(1 + i % 3, i, np.float32)), name=str(i)) for i in range(450)]
-    layout = buffers.Buffers(weights)
+    layout = buffers.Buffers(weights, ranks=2)
 
     class Both(nn.Cell):
         def construct(self, *tensors):

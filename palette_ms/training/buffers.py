@@ -12,7 +12,6 @@ _VALUES = 2**23
 # each size that it is given.
 _WEIGHTS = 200
 
-
 _each = ops.Map()
 
 
@@ -57,13 +56,15 @@ class Buffers(nn.Cell):
         if not self.flat:
             return tensors
         flat = _each(_flattened, tensors)
+        if not self.joins:  # each weight by itself
+            return _each(_filled_up, flat, self.fills)
         return _each(ops.partial(_joined, flat), self.begins, self.ends, self.fills)
 
     def part(self, buffers):
         """The reverse of `join`."""
         if not self.flat:
             return buffers
-        if not self.joins:  # each weight by itself
+        if not self.joins:
             return _each(_cut_down, buffers, self.counts, self.shapes)
         tensors = ()
         for parts in _each(_parted, buffers, self.parts, self.shapes_of):
@@ -86,9 +87,13 @@ def _flattened(tensor):
     return tensor.reshape((-1,))
 
 
+def _filled_up(tensor, fill):
+    return ops.concat((tensor, ops.zeros((fill,), tensor.dtype))) if fill else tensor
+
+
 def _joined(flat, begin, end, fill):
     parts = flat[begin:end]
-    if fill:
+    if fill:  # at once, rather than by a copy of the whole
         parts = parts + (ops.zeros((fill,), parts[0].dtype),)
     return ops.concat(parts) if len(parts) > 1 else parts[0]
 
