@@ -201,14 +201,14 @@ class Chains:
         """The network with its labels and guidance. Kept from picture to picture, since compiled graphs hang on it; but
         not one that remembers its chain."""
         if sampling.reuse > 1:
-            return self._around(ReusingUNet(*map(self._at_level, self._parts()), sampling.reuse), labels, sampling)
+            return self._around(ReusingUNet(*map(self.at_level, self._parts()), sampling.reuse), labels, sampling)
         key = self._key(labels, sampling)
         if key not in self._denoisers:
-            self._denoisers[key] = self._at_level(self._around(self.network or self.build(), labels, sampling))
+            self._denoisers[key] = self.at_level(self._around(self.network or self.build(), labels, sampling))
         self._tell(labels, sampling)
         return self._denoisers[key]
 
-    def _at_level(self, cell):
+    def at_level(self, cell):
         """A Cell that may be called from Python, and is then compiled by itself."""
         if self.jit_level and is_cell(cell):
             import mindspore as ms
@@ -287,7 +287,7 @@ class Chains:
         key = *self._key(labels, sampling), sampling.dynamic_threshold is None, sampling.tolerance > 0
         chain = self._compiled.get(key) if sampling.reuse == 1 else None
         if chain is None:
-            chain = self._at_level(create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling))
+            chain = self.at_level(create_chain(self._denoiser(labels, sampling), self.config.diffusion, sampling))
         if sampling.reuse == 1:
             self._compiled[key] = chain
         self._tell(labels, sampling)

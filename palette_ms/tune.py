@@ -26,8 +26,8 @@ def main():
         epilog="The most faithful way (the highest PSNR over what is made) becomes what sample and restore() do by "
                "default; among ways with more calls, the one whose results have as much detail as the originals is "
                "what --detail 1 does. Mirror images (--flips) are taken where they gain 0.08 dB each time their number "
-               "is doubled, and bfloat16 on processors that compute in it where pictures keep 45 dB to "
-               "those in float32. Take photos that it was not trained with.")
+               "is doubled (never by models of data.flip: false), and bfloat16 on processors that compute in it where "
+               "pictures keep 45 dB to those in float32. Take photos that it was not trained with.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), which is written again")
     parser.add_argument("--input", required=True, help="pictures like those to restore: as data.path in training")
     parser.add_argument("--output", help="where to write it instead")

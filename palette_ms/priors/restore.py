@@ -279,8 +279,9 @@ class PriorRestorer:
                             diffusion.variance == "learned_range", False)
             guidance = Guidance(guiding, list(degradations), exposures, windows)
             network = None if guiding.prior == "dps" else self.chains.network
-            network = self.chains.silent(network or self.chains.build())
-            self._compiled[key] = GuidedChain(network, update, guidance)
+            network = self.chains.at_level(self.chains.silent(network or self.chains.build()))
+            self._compiled[key] = chain = GuidedChain(network, update, guidance)
+            self.chains.at_level(chain.step)
         chain = self._compiled[key]
         for ours, theirs in zip(chain.step.guidance.degradations, degradations):
             for old, new in zip(ours.get_parameters(), theirs.get_parameters()):

@@ -36,6 +36,7 @@ def main():
     parser.add_argument("--device", default="auto", help="auto (default), Ascend, GPU or CPU")
     parser.add_argument("--runtime", default="auto", help="of the network, as of python -m palette_ms.sample")
     parser.add_argument("--precision", default="auto", help="of the network, as of python -m palette_ms.sample")
+    parser.add_argument("--jit-level", choices=("O0", "O1"), help="of MindSpore's compiler, as there")
     args = parser.parse_args()
     if args.max_memory is not None:
         os.environ["PALETTE_MS_MAX_MEMORY"] = args.max_memory or "nothing"
@@ -65,7 +66,8 @@ def serve(args, folder):
     from palette_ms.web.work import Line, Models
 
     runtime.max_memory()
-    models = Models(args.ckpt, lambda path: Palette.load(path, args.device, args.runtime, args.precision))
+    models = Models(args.ckpt, lambda path: Palette.load(path, args.device, args.runtime, args.precision,
+                                                            args.jit_level))
     # For what Gradio itself opens. Pillow refuses twice as many as this.
     Image.MAX_IMAGE_PIXELS = int(1e6 * args.max_megapixels) // 2
     try:

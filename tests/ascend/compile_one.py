@@ -228,6 +228,8 @@ def _sample(config, sampling):
 
     if whole:
         chain.launch = launch
+        if jit_level:
+            chain.set_jit_config(ms.JitConfig(jit_level=jit_level))
     picture = np.zeros((count, 3, side, side), np.float32)
     source = None if config.model.in_channels == 3 else picture
     create_sampler(chain, config.diffusion, sampling)(source, picture)
