@@ -250,6 +250,27 @@ def test_super_resolution_takes_sizes_that_the_factor_does_not_divide():
     assert cond.shape == (3, 13, 9)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_consistent_result_made_small_again_is_what_was_given(interpolation):
+    task = SuperResolution(scales=(2,), interpolation=interpolation, consistent=True)
+    wrong, y_0 = (gaussian_filter(np.random.default_rng(k).uniform(-1, 1, (2, 3, 48, 64)).astype(np.float32),
+                                  (0, 0, 1.5, 1.5)) for k in range(2))
+    small = np.stack([[np.asarray(Image.fromarray(channel).resize((32, 24), task.smaller)) for channel in y]
+                      for y in y_0])
+    sources = np.stack([task.pair(y, np.random.default_rng(0))[0] for y in y_0])
+
+    def distance(made):
+        again = [[np.asarray(Image.fromarray(channel).resize((32, 24), task.smaller)) for channel in y] for y in made]
+        return np.abs(np.stack(again) - small).mean()
+
+    made = task.restore(sources, {"scale": 2}, lambda pictures: wrong.copy())
+    assert distance(made) < 0.05 * distance(wrong)
+    assert np.abs(made - y_0).mean() < 0.7 * np.abs(wrong - y_0).mean()
+    # What was right stays as it is, each sample of each picture.
+    right = task.restore(sources, {"scale": None}, lambda pictures: np.repeat(y_0, 2, 0))
+    np.testing.assert_allclose(right, np.repeat(y_0, 2, 0), atol=1e-5)
+
+
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
 def test_the_gaussian_blur_is_scipys(sigma):
     kernel = gaussian_kernel(sigma)
