@@ -257,7 +257,7 @@ def test_a_consistent_result_made_small_again_is_what_was_given(interpolation):
                                   (0, 0, 1.5, 1.5)) for k in range(2))
     small = np.stack([[np.asarray(Image.fromarray(channel).resize((32, 24), task.smaller)) for channel in y]
                       for y in y_0])
-    sources = np.stack([task.pair(y, np.random.default_rng(0))[0] for y in y_0])
+    sources = np.stack([to_float(to_uint8(task.pair(y, np.random.default_rng(0))[0])) for y in y_0])
 
     def distance(made):
         again = [[np.asarray(Image.fromarray(channel).resize((32, 24), task.smaller)) for channel in y] for y in made]
@@ -268,7 +268,7 @@ def test_a_consistent_result_made_small_again_is_what_was_given(interpolation):
     assert np.abs(made - y_0).mean() < 0.7 * np.abs(wrong - y_0).mean()
     # What was right stays as it is, each sample of each picture.
     right = task.restore(sources, {"scale": None}, lambda pictures: np.repeat(y_0, 2, 0))
-    np.testing.assert_allclose(right, np.repeat(y_0, 2, 0), atol=1e-5)
+    assert np.abs(right - np.repeat(y_0, 2, 0)).mean() < 0.003  # the sources' 8 bits alone are off by 0.002
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])

@@ -64,23 +64,24 @@ class SuperResolution(Task):
             height, width = pictures.shape[2:]
             small = tuple(side // (asked["scale"] or self.scales[0]) for side in (height, width))
             samples = len(made) // len(pictures)
-            for i, y in enumerate(made):
-                made[i] = self._back_projected(y, pictures[i // samples], *small)
+            for number, enlarged in enumerate(pictures):
+                given = self._before_enlarging(enlarged, *small)
+                for k in range(number * samples, (number + 1) * samples):
+                    made[k] = self._back_projected(made[k], given)
         return made
 
-    def _back_projected(self, y, enlarged, height, width):
-        """A result that is, made small, the picture that was given (Irani & Peleg 1991, section 3): each round adds
-        what the enlarged picture has and the result, made small and large again, has not.
-
-        Args:
-            y: float32 (C, H, W).
-            enlarged: as y, the source.
-            height, width: of the picture that was given.
-
-        Returns: as y.
-        """
+    def _before_enlarging(self, enlarged, height, width):
+        """The picture (C, height, width) that `enlarged` (C, H, W), which may be rounded since, was made of."""
+        small = resized(enlarged, height, width, self.smaller)
         for _ in range(BACK_PROJECTIONS):
-            y = y + enlarged - resized(resized(y, height, width, self.smaller), *y.shape[1:], self.filter)
+            small += resized(enlarged - resized(small, *enlarged.shape[1:], self.filter), height, width, self.smaller)
+        return small
+
+    def _back_projected(self, y, given):
+        """A result (C, H, W) that made smaller is the picture that was given (C, h, w): Irani & Peleg 1991, section
+        3."""
+        for _ in range(BACK_PROJECTIONS):
+            y = y + resized(given - resized(y, *given.shape[1:], self.smaller), *y.shape[1:], self.filter)
         return y
 
 
