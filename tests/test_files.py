@@ -448,8 +448,9 @@ def test_what_changed_since_a_state_is_told(runs):
     assert state.run["ranks"] == 2
     config = state.config
 
-    def told(ranks=2, number=4, names="a", **training):
-        changed = dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+    def told(ranks=2, number=4, names="a", weight=1.0, **training):
+        changed = dataclasses.replace(config, training=dataclasses.replace(config.training, **training),
+                                      tasks=(dataclasses.replace(config.tasks[0], weight=weight), *config.tasks[1:]))
         return loop.changes(state, SimpleNamespace(config=changed, surroundings=lambda: {
             "ranks": ranks, "pictures": {"number": number, "names": names}}))
 
@@ -458,6 +459,7 @@ def test_what_changed_since_a_state_is_told(runs):
     for part in ("training.batch_size 8 → 4", "training.learning_rate 0.0001 → 0.001", "ranks 2 → 1",
                  "pictures 4 → 5", "no longer the one"):
         assert part in text
+    assert ": tasks[0].weight 1.0 → 2.0. The run" in told(weight=2.0)
     assert "as many as before but others" in told(names="b") and "training.steps" in told(steps=5, decay_steps=2)
 
 

@@ -382,6 +382,23 @@ def test_known_pixels_come_back_and_another_mask_compiles_nothing(adm, picture, 
     assert len(chain.step.compile_cache) == 1
 
 
+@pytest.mark.parametrize("prior", ["ddnm", "dps"])
+def test_the_compilers_level_reaches_the_network_and_the_guided_step(adm, picture, monkeypatch, prior):
+    monkeypatch.setattr(adm.chains, "jit_level", "O1")
+    levels = []
+
+    def compile_(cell, *args, **kwargs):
+        levels.append(cell.jit_config_dict["jit_level"])
+        raise InterruptedError
+
+    monkeypatch.setattr(ms.nn.Cell, "compile", compile_)
+    restorer = PriorRestorer(adm.chains, adm.forms[1])
+    with pytest.raises(InterruptedError):
+        restorer.restore(picture[:16, :16], "super_resolution", Sampling(steps=2), range(1), scale=2, prior=prior)
+    chain, = restorer._compiled.values()
+    assert levels == ["O1"] and chain.step.jit_config_dict["jit_level"] == "O1"
+
+
 def test_a_large_dark_picture_is_made_small_first(adm, picture, monkeypatch):
     sizes = []
 

@@ -627,11 +627,14 @@ def changes(state, trainer):
 
 
 def _flat(raw, key=""):
-    """Nested dicts as one, with dotted keys."""
-    if not isinstance(raw, dict):
+    """Nested dicts and lists of dicts as one dict, with keys such as data.path and tasks[0].weight."""
+    if isinstance(raw, dict):
+        parts = {f"{key}.{part}" if key else part: inner for part, inner in raw.items()}
+    elif isinstance(raw, list) and raw and all(isinstance(inner, dict) for inner in raw):
+        parts = {f"{key}[{place}]": inner for place, inner in enumerate(raw)}
+    else:
         return {key: raw}
-    return {name: value for part, inner in raw.items()
-            for name, value in _flat(inner, f"{key}.{part}" if key else part).items()}
+    return {name: value for part, inner in parts.items() for name, value in _flat(inner, part).items()}
 
 
 def refuse_earlier(output, state, resume):
