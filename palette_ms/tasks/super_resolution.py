@@ -64,10 +64,12 @@ class SuperResolution(Task):
             height, width = pictures.shape[2:]
             small = tuple(side // (asked["scale"] or self.scales[0]) for side in (height, width))
             samples = len(made) // len(pictures)
-            for number, enlarged in enumerate(pictures):
-                given = self._before_enlarging(enlarged, *small)
-                for k in range(number * samples, (number + 1) * samples):
-                    made[k] = self._back_projected(made[k], given)
+            for number, picture in enumerate(pictures):
+                for place in range(len(picture)):  # a channel at a time, for the memory's sake
+                    channel = slice(place, place + 1)
+                    given = self._before_enlarging(picture[channel], *small)
+                    for y in made[number * samples:(number + 1) * samples]:
+                        y[channel] = self._back_projected(y[channel], given)
         return made
 
     def _before_enlarging(self, enlarged, height, width):
