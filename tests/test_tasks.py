@@ -22,7 +22,7 @@ from palette_ms.tasks.inpainting import Inpainting
 from palette_ms.tasks.jpeg_restoration import JpegRestoration, jpeg
 from palette_ms.tasks.masks import MASKS
 from palette_ms.tasks.old_photo import OldPhoto
-from palette_ms.tasks.super_resolution import SuperResolution
+from palette_ms.tasks.super_resolution import SuperResolution, bicubic
 from palette_ms.tasks.task import Request
 from palette_ms.tasks.uncropping import Uncropping, side_mask
 
@@ -269,6 +269,26 @@ def test_a_consistent_result_made_small_again_is_what_was_given(interpolation):
     # What was right stays as it is, each sample of each picture.
     right = task.restore(sources, {"scale": None}, lambda pictures: np.repeat(y_0, 2, 0))
     assert np.abs(right - np.repeat(y_0, 2, 0)).mean() < 0.003  # the sources' 8 bits alone are off by 0.002
+
+
+def test_a_consistent_result_stays_consistent_when_it_is_cut_to_the_range():
+    task = SuperResolution(scales=(2,), consistent=True)
+    y_0 = np.clip(4 * gaussian_filter(np.random.default_rng(0).normal(0, 1, (3, 48, 64)), (0, 2, 2)), -1, 1)
+    given = bicubic(y_0.astype(np.float32), 24, 32)
+    source = bicubic(given, 48, 64)
+    made, = task.restore(source[None], {"scale": 2}, lambda pictures: 1.3 * pictures)
+    wrong, left = (np.abs(bicubic(np.clip(y, -1, 1), 24, 32) - given).mean() for y in (1.3 * source, made))
+    assert np.abs(made).max() <= 1 and left < 0.02 * wrong
+
+
+def test_where_the_factor_is_not_known_no_result_is_fitted_to_another_one():
+    task = SuperResolution(scales=(2, 4), consistent=True)
+    y_0 = gaussian_filter(np.random.default_rng(0).uniform(-1, 1, (3, 48, 64)).astype(np.float32), (0, 1.5, 1.5))
+    source = bicubic(bicubic(y_0, 12, 16), 48, 64)
+    unknown, known, wrong = (task.restore(source[None], {"scale": scale}, lambda pictures: y_0[None].copy())[0]
+                             for scale in (None, 4, 2))
+    assert np.array_equal(unknown, y_0) and np.abs(known - y_0).mean() < 0.01
+    assert np.abs(wrong - y_0).mean() > 10 * np.abs(known - y_0).mean()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])

@@ -60,9 +60,10 @@ class SuperResolution(Task):
 
     def restore(self, pictures, asked, run):
         made = run(pictures)
-        if self.consistent:
-            height, width = pictures.shape[2:]
-            small = tuple(side // (asked["scale"] or self.scales[0]) for side in (height, width))
+        # Of a training pair's source nobody says which of several factors it was made by.
+        scale = asked["scale"] or (self.scales[0] if len(set(self.scales)) == 1 else None)
+        if self.consistent and scale:
+            small = tuple(side // scale for side in pictures.shape[2:])
             samples = len(made) // len(pictures)
             for number, picture in enumerate(pictures):
                 for place in range(len(picture)):  # a channel at a time, for the memory's sake
@@ -84,6 +85,7 @@ class SuperResolution(Task):
         3."""
         for _ in range(BACK_PROJECTIONS):
             y = y + resized(given - resized(y, *given.shape[1:], self.smaller), *y.shape[1:], self.filter)
+            y = np.clip(y, -1, 1)  # as the result will be: what is cut off is made up for by its neighbours
         return y
 
 
