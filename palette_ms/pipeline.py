@@ -709,7 +709,10 @@ class Palette:
                 raise UserError(f"detail must be a number from 0 to 1, not {detail!r}")
             if steps is not None or sampler not in (None, usage.sampler):
                 raise UserError("detail stands for sampler and steps: leave those out")
-            if diffusion.distilled or not usage.detailed_steps:
+            if detail and task.usage and not diffusion.distilled and not usage.detailed_steps:
+                raise UserError(f"detail must be 0 for {task.name}, for which this model knows no number of calls that "
+                                "brings more: python -m palette_ms.tune measures it")
+            if diffusion.distilled or not task.usage:
                 raise UserError("detail is for models that say how many steps it takes, and this one does not: python "
                                 "-m palette_ms.tune measures it")
         text = self._text(text)

@@ -119,11 +119,19 @@ def test_a_mirrored_picture_is_restored_to_the_mirrored_result(checkpoint):
     ("denoising", {"detail": 1.5}, "from 0 to 1"), ("denoising", {"detail": "high"}, "from 0 to 1"),
     ("denoising", {"detail": 0.5, "steps": 4}, "leave those out"),
     ("denoising", {"detail": 0.5, "sampler": "heun"}, "leave those out"),
-    ("deblurring", {"detail": 0.5}, "palette_ms.tune measures it"),
+    ("deblurring", {"detail": 0}, "palette_ms.tune measures it"),
 ])
 def test_mistakes_about_detail_are_told(palette, task, options, message):
     with pytest.raises(UserError, match=message):
         palette.restore(PICTURE, task, **options)
+
+
+def test_a_task_of_which_more_calls_bring_no_more_detail_takes_none(tmp_path):
+    tasks = [{"name": "denoising", "usage": {"sampler": "ddim", "steps": 1}}]
+    palette = Palette.load(save_tiny(tmp_path / "a.safetensors", tasks=tasks), "cpu")
+    assert palette.sampling(palette.config.tasks[0], detail=0).steps == 1
+    with pytest.raises(UserError, match="must be 0 for denoising, for which this model knows no"):
+        palette.sampling(palette.config.tasks[0], detail=1)
 
 
 def test_a_usage_out_of_range_is_told_with_its_place(tmp_path):
