@@ -211,7 +211,11 @@ def test_only_what_is_around_a_hole_is_seen_and_the_rest_kept(palette):
     np.testing.assert_array_equal(np.asarray(made)[~hole], picture[~hole])
 
 
-def test_a_large_hole_is_begun_small_and_gone_on_with_at_less_noise(palette):
+@pytest.mark.parametrize("diffusion, share", [
+    ({}, 0.7), ({"process": "i2sb", "from_source": True, "test_schedule": {"name": "i2sb", "num_steps": 10}}, 0.3)])
+def test_a_large_hole_is_begun_small_and_gone_on_with_at_less_noise(unet, diffusion, share):
+    palette = Palette(unet, config(**diffusion))
+    palette.chains.network = Source()
     picture, hole = photo(120, 120), hole_of((120, 120), (40, 70, 40, 70))[0] > 0
     made, = palette.restore(picture, "inpainting", hole, sampler="ddpm", steps=10, progress=None)
     np.testing.assert_array_equal(np.asarray(made)[~hole], picture[~hole])
@@ -219,7 +223,7 @@ def test_a_large_hole_is_begun_small_and_gone_on_with_at_less_noise(palette):
     assert len(gammas) == 10 and max(max(x.shape[2:]) for x, _ in calls) == 32
     assert sum(time == gammas[0] for _, time in calls) == 1  # the coarsest pass alone begins with noise
     assert [time for _, time in calls[:10]] == gammas
-    assert calls[10][1] == gammas[3]  # 0.7 of the chain
+    assert calls[10][1] == gammas[10 - round(10 * share)]
 
 
 def test_pictures_with_holes_of_their_own_come_out_as_alone(palette):
