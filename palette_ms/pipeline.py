@@ -666,7 +666,7 @@ class Palette:
         sampler = self.chains.sampler(labels, chosen, self.sampling(chosen, sampler, steps))
         return WholeChain(sampler, not self.makes_pictures).set_train(False)
 
-    def make(self, place, cond, mask, sampling, seed=0, num_samples=1):
+    def make(self, place, cond, mask, sampling, seed=0, num_samples=1, tile=None):
         """What `restore` makes of a training pair's source, before it becomes a picture: for measuring.
 
         Args:
@@ -675,6 +675,7 @@ class Palette:
                 `chains.multiple`.
             sampling: from `sampling`.
             seed, num_samples: as in `restore`.
+            tile: side of tiles in pixels, as a checkpoint says it; None: the whole picture, as far as it fits.
 
         Returns: float32 (num_samples, C', H, W), in about [−1, 1].
         """
@@ -685,7 +686,7 @@ class Palette:
             holes = task.checked_holes(*cond.shape[1:], request, generator(seed, "mask"))
         holes = [hole[None] for hole in holes]
         labels = None if self.config.model.num_classes is None else (place,) * num_samples
-        chains = self.chains.of_holes(labels, num_samples, task, sampling, None, None, None, holes)
+        chains = self.chains.of_holes(labels, num_samples, task, sampling, tile, None, None, holes)
         run = functools.partial(self._run, task, chains, holes, sampling, range(num_samples), seed)
         return run(cond[None]) if task.required else task.restore(cond[None], request, run)
 

@@ -16,7 +16,7 @@ from palette_ms.tasks.imports import add_import
 SAMPLERS = ("ddim", "dpmpp_2m")  # of the others, ddpm is for long chains, and what heun and unipc add shows there
 # In dB, what pictures in bfloat16 must keep to those in float32, at least, to be taken for them.
 NEAR = 45
-# In dB, what twice as many mirror images must gain to be worth twice the time.
+# In dB, what twice as many mirror images must gain to be worth twice the time, and tiles to be worth their borders.
 WORTH = 0.08
 
 
@@ -26,8 +26,10 @@ def main():
         epilog="The most faithful way (the highest PSNR over what is made) becomes what sample and restore() do by "
                "default; among ways with more calls, the one whose results have as much detail as the originals is "
                "what --detail 1 does. Mirror images (--flips) are taken where they gain 0.08 dB each time their number "
-               "is doubled (never by models of data.flip: false), and bfloat16 on processors that compute in it where "
-               "pictures keep 45 dB to those in float32. Take photos that it was not trained with.")
+               "is doubled (never by models of data.flip: false), tiles of the training size, or of that which the "
+               "checkpoint had, where they gain as much over whole pictures, and bfloat16 on processors that compute "
+               "in it where pictures keep 45 dB to those in float32. Take photos that it was not trained with, and a "
+               "--size as that of those to restore.")
     parser.add_argument("--ckpt", required=True, help="checkpoint (.safetensors), which is written again")
     parser.add_argument("--input", required=True, help="pictures like those to restore: as data.path in training")
     parser.add_argument("--output", help="where to write it instead")
@@ -89,8 +91,10 @@ def main():
             if mirrored[flips] < faithful + WORTH:
                 break
             faithful, usage = mirrored[flips], dataclasses.replace(usage, flips=flips)
+        tile = task.usage and task.usage.tile or config.data.image_size
+        tiled, _ = score(palette, place, examples, usage.sampler, usage.steps, args.seed, usage.flips, tile)
         kept = task.usage.worth if task.usage and task.usage.sampler == usage.sampler else None
-        usage = dataclasses.replace(usage, tile=task.usage and task.usage.tile, worth=kept,
+        usage = dataclasses.replace(usage, tile=tile if tiled >= faithful + WORTH else None, worth=kept,
                                     bfloat16=bool(task.usage and task.usage.bfloat16))
         near = None
         if rounded:
@@ -99,7 +103,7 @@ def main():
         if args.predict_steps:
             usage = dataclasses.replace(usage, worth=predictor(palette, place, examples, usage, steps, args.seed))
         tasks[place] = dataclasses.replace(task, usage=usage)
-        _tell(task.name, ways, mirrored, near, usage)
+        _tell(task.name, ways, mirrored, {tile: tiled}, near, usage)
     palette.config = dataclasses.replace(config, tasks=tuple(tasks))
     found = load_steps(checkpoint)
     _write(checkpoint, palette.config, output)
@@ -163,23 +167,23 @@ def pairs(config, place, source, number, size, seed):
         yield y_0, cond, np.ones_like(y_0[:1]) if mask is None else mask
 
 
-def score(palette, place, examples, sampler, steps, seed, flips=1):
+def score(palette, place, examples, sampler, steps, seed, flips=1, tile=None):
     """(mean PSNR in dB, geometric mean of the detail over the original's) over what is made."""
     from palette_ms.evaluation.detail import detail
 
     scores = []
-    for (y_0, _, mask), made in zip(examples, results(palette, place, examples, sampler, steps, seed, flips)):
+    for (y_0, _, mask), made in zip(examples, results(palette, place, examples, sampler, steps, seed, flips, tile)):
         scores.append((psnr_of(made, y_0, mask), np.log((detail(made, mask) + 1e-6) / (detail(y_0, mask) + 1e-6))))
     psnr, detail_ = np.mean(scores, 0)
     return float(psnr), float(np.exp(detail_))
 
 
-def results(palette, place, examples, sampler, steps, seed, flips=1):
+def results(palette, place, examples, sampler, steps, seed, flips=1, tile=None):
     """What is made of each example, (C, H, W)."""
     task = palette.config.tasks[place]
     sampling = palette.sampling(task, sampler, steps, flips=flips)
     for _, cond, mask in tqdm(examples, desc=f"{task.name}, {sampler}, {steps}", disable=None, leave=False):
-        yield palette.make(place, cond, mask, sampling, seed)[0].clip(-1, 1)
+        yield palette.make(place, cond, mask, sampling, seed, tile=tile)[0].clip(-1, 1)
 
 
 def psnr_of(made, y_0, mask):
@@ -216,20 +220,23 @@ def distance(palette, rounded, place, examples, usage, seed):
     sampling = palette.sampling(palette.config.tasks[place], usage.sampler, usage.steps, flips=usage.flips)
     nearest = []
     for _, cond, mask in examples:
-        one, other = (each.make(place, cond, mask, sampling, seed)[0].clip(-1, 1) for each in (palette, rounded))
+        one, other = (each.make(place, cond, mask, sampling, seed, tile=usage.tile)[0].clip(-1, 1)
+                      for each in (palette, rounded))
         squares = (mask * (one - other) ** 2).sum() / (mask.sum() * len(one))
         nearest.append(10 * np.log10(4 / max(squares, 1e-12)))
     return float(min(nearest))
 
 
-def _tell(name, ways, mirrored, near, usage):
+def _tell(name, ways, mirrored, tiled, near, usage):
     print(f"{name}: {usage.sampler} with {usage.steps}"
           + (f" over {usage.flips} mirror images" if usage.flips > 1 else "")
+          + (f" in tiles of {usage.tile}" if usage.tile else "")
           + (f", and {usage.detailed_steps} for detail" if usage.detailed_steps else ""))
     for (sampler, steps), (psnr, detail_) in ways.items():
         print(f"    {sampler:10} {steps:4}   {psnr:6.2f} dB   {detail_:4.2f} of the originals' detail")
     print(f"    {usage.sampler:10} {usage.steps:4}   "
-          + ", ".join(f"{psnr:.2f} dB over {flips} mirror images" for flips, psnr in list(mirrored.items())[1:]))
+          + ", ".join([*(f"{psnr:.2f} dB over {flips} mirror images" for flips, psnr in list(mirrored.items())[1:]),
+                       *(f"{psnr:.2f} dB in tiles of {side}" for side, psnr in tiled.items())]))
     if near is not None:
         print(f"    in bfloat16 {near:.1f} dB from float32, at the least: {'taken' if usage.bfloat16 else 'not taken'}")
 

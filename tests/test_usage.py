@@ -163,13 +163,14 @@ def test_the_most_faithful_way_is_the_default_and_the_fewest_calls_among_equals(
     assert palette_ms.tune.best({("ddim", 1): (29, 0.98), ("ddim", 2): (28.9, 0.99)}) == Usage("ddim", 1, None)
 
 
-def test_what_is_measured_is_what_restoring_makes(palette):
+def test_what_is_measured_is_what_restoring_makes(checkpoint, palette):
     """Of a pair without a mask the same as of a user's picture, but for its rounding to 8 bits."""
-    sampling = palette.sampling(palette.config.tasks[0], "ddim", 2)
     cond = PICTURE.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
-    made = palette.make(0, cond, np.ones_like(cond[:1]), sampling, seed=3)[0]
-    restored = np.asarray(palette.restore(PICTURE, "denoising", sampler="ddim", steps=2, seed=3)[0])
-    np.testing.assert_allclose((made.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5, restored, atol=0.51)
+    for model, tile in ((palette, None), (Palette.load(checkpoint, "cpu", "onnx"), 8)):
+        sampling = model.sampling(model.config.tasks[0], "ddim", 2)
+        made = model.make(0, cond, np.ones_like(cond[:1]), sampling, seed=3, tile=tile)[0]
+        restored = np.asarray(model.restore(PICTURE, "denoising", sampler="ddim", steps=2, seed=3, tile=tile)[0])
+        np.testing.assert_allclose((made.transpose(1, 2, 0).clip(-1, 1) + 1) * 127.5, restored, atol=0.51)
 
 
 def test_several_samples_of_a_model_that_does_not_say_more_take_two_calls():
@@ -210,6 +211,17 @@ def test_tuning_writes_what_it_measured_and_nothing_else(checkpoint, tmp_path, m
         np.testing.assert_array_equal(after.tensors("weights")[name], array)
     assert (after.step, after.pictures) == (before.step, before.pictures)
     assert load_steps(after) == {"denoising": {3: [0, 1, 99]}}
+
+
+@pytest.mark.parametrize("gain, tile", [(0.1, 16), (0.01, None)])
+def test_tiles_are_taken_where_they_gain_enough(checkpoint, tmp_path, monkeypatch, capsys, gain, tile):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    monkeypatch.setattr(palette_ms.tune, "score", lambda *_: (30 + (_[7:] == (16,)) * gain, 1.0))
+    monkeypatch.setattr(palette_ms.tune, "distance", lambda *_: 50)
+    tune(monkeypatch, "--ckpt", checkpoint, "--input", tmp_path, "--steps", "1", "--task", "deblurring",
+         "--output", tmp_path / "tuned.safetensors", "--device", "cpu")
+    assert Checkpoint(tmp_path / "tuned.safetensors").config.tasks[1].usage.tile == tile
+    assert f"{30 + gain:.2f} dB in tiles of 16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("measured", [(True, True), (True, False)])
