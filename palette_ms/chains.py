@@ -29,7 +29,8 @@ REFINING = {"palette": 0.7, "resshift": 0.7, "i2sb": 0.3}
 # `palette_ms.pipeline`, by tracemalloc at 1200 × 3000 pixels).
 CHAIN_BYTES = 52
 
-# Tiles of each sample that an accelerator is given at once: it waits for the host at each call. Not measured on one.
+# Tiles of the training size, of each sample, that an accelerator is given at once, and fewer of larger ones: it waits
+# for the host at each call. Not measured on one.
 _TILES_TOGETHER = 8
 
 
@@ -127,6 +128,8 @@ class Chains:
                     all_rows = self._spans_of_bands(seen.shape, samples)
                     if tile is None and (side is None and len(all_rows) > 1 or self._is_too_large(seen, side)):
                         side = self.config.data.image_size
+                        while task.looks_far and side < max(seen.shape[2:]) and not self._is_too_large(seen, 2 * side):
+                            side *= 2
                         if not told:  # unlike print, this leaves a progress bar whole
                             tqdm.write(f"tiles of {side}×{side} pixels: the whole picture at once would take too much "
                                        "memory", file=sys.stderr)
@@ -177,7 +180,8 @@ class Chains:
         if batch:
             together = max(1, batch(*sides) // (len(labels) if labels else len(hole)))
         elif self.network is None and wants_few_graphs():  # of one number of tiles, since each would be compiled
-            together, whole = _TILES_TOGETHER, True
+            together = min(_TILES_TOGETHER, max(1, _TILES_TOGETHER * self.config.data.image_size**2 // tile**2))
+            whole = True
             labels = labels and labels * together
         unet = TiledUNet(self._denoiser(labels, sampling), hole.max(0), self.multiple, tile, overlap, update, together,
                          whole)

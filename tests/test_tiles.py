@@ -1,5 +1,6 @@
 """Pictures larger than the training size, restored in tiles."""
 
+import dataclasses
 import sys
 import tracemalloc
 
@@ -16,6 +17,8 @@ from palette_ms.diffusion.samplers import DDPMSampler
 from palette_ms.diffusion.schedule import make_beta_schedule
 from palette_ms.diffusion.tiles import TiledUNet
 from palette_ms.errors import UserError
+from palette_ms.tasks.denoising import Denoising
+from palette_ms.tasks.old_photo import OldPhoto
 from palette_ms.unet.cost import attention_bytes
 
 SIZE = 16  # of training
@@ -257,6 +260,18 @@ class Echo:
     def __call__(self, x, time):
         self.sizes.append(x.shape[2:])
         return x[:, :3]
+
+
+def test_tiles_of_a_task_that_looks_far_are_as_large_as_they_may_be(photo, monkeypatch):
+    config = dataclasses.replace(CONFIG, tasks=(OldPhoto(), Denoising()))
+    palette, limit = Palette(lambda: None, config), attention_bytes(CONFIG.model, 2 * SIZE, 2 * SIZE)
+    palette.chains.network = Echo()
+    for allowed, task, side in ((limit, "old_photo", 2 * SIZE), (limit - 1, "old_photo", SIZE),
+                                (limit, "denoising", SIZE)):
+        monkeypatch.setattr(chains, "ATTENTION_LIMIT", allowed)
+        palette.restore(photo, task, sampler="ddim", steps=1)
+        assert set(palette.chains.network.sizes) == {(side, side)}
+        palette.chains.network.sizes.clear()
 
 
 @pytest.fixture

