@@ -128,7 +128,7 @@ def _from_pillow(image, data, name, show):
     profile = image.info.get("icc_profile")
     if values is None:
         if image.mode == "F":
-            raise UserError(f"cannot read picture {name}: floating-point values without a known range: save it with 8 "
+            raise UserError(f"cannot read {name}: floating-point values without a known range: save it with 8 "
                             "or 16 bits")
         has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
         gray, orientation = image.mode in ("1", "L", "LA", "La"), _still_to_turn(image)
