@@ -216,7 +216,7 @@ def test_tuning_writes_what_it_measured_and_nothing_else(checkpoint, tmp_path, m
 @pytest.mark.parametrize("gain, tile", [(0.1, 16), (0.01, None)])
 def test_tiles_are_taken_where_they_gain_enough(checkpoint, tmp_path, monkeypatch, capsys, gain, tile):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    monkeypatch.setattr(palette_ms.tune, "score", lambda *_: (30 + (_[7:] == (16,)) * gain, 1.0))
+    monkeypatch.setattr(palette_ms.tune, "score", lambda *given: (30 + (given[7:] == (16,)) * gain, 1.0))
     monkeypatch.setattr(palette_ms.tune, "distance", lambda *_: 50)
     tune(monkeypatch, "--ckpt", checkpoint, "--input", tmp_path, "--steps", "1", "--task", "deblurring",
          "--output", tmp_path / "tuned.safetensors", "--device", "cpu")

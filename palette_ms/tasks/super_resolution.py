@@ -15,6 +15,7 @@ from palette_ms.tasks.task import Task, option
 # Of photos enlarged 2 and 4 times, more rounds do not bring the result nearer to the original.
 BACK_PROJECTIONS = 5
 
+
 @dataclass(frozen=True)
 class SuperResolution(Task):
     """The source was made smaller and large again. Sides that the factor does not divide are rounded up when made
